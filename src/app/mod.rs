@@ -1,0 +1,1 @@
+//! Configuration and wiring: the command line, parts built bottom-up, signal to drained.

@@ -1,0 +1,25 @@
+//! The product's words and their rules: no I/O, no async, no tensors, no serde. Everything else is left to the layers above.
+
+mod adapter;
+mod error;
+mod input;
+mod job;
+mod label;
+mod matrix;
+mod parameters;
+mod prediction;
+mod task;
+
+pub use adapter::{AdapterIdentity, AdapterName, AdapterRef, Alias, AliasTarget, Digest};
+pub use error::{Error, ErrorKind, Result};
+pub use input::TextInput;
+pub use job::{
+    Auto, DataRef, FineTuneSpec, Gate, GateMetric, Hyperparameters, JobId, JobSpec, JobState, LayerChoice, Publish,
+};
+pub use label::{LabelSet, Tag};
+pub use matrix::Matrix;
+pub use parameters::{
+    Activation, Aggregation, ClassifyParameters, EmbedParameters, LongText, NerParameters, OffsetUnit, Pooling,
+};
+pub use prediction::{ClassifyPrediction, Entity, NerPrediction, ScoredLabel};
+pub use task::{Family, ProblemType};

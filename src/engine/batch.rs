@@ -1,0 +1,43 @@
+//! What one forward pass is asked for, and what it answers.
+
+use std::sync::Arc;
+
+use crate::domain::{EmbedParameters, Matrix, Result};
+use crate::engine::ResidentAdapter;
+
+/// One sequence and what is wanted of it.
+#[derive(Clone)]
+pub struct BatchSequence {
+    pub ids: Arc<[u32]>,
+    pub type_ids: Arc<[u32]>,
+    pub work: Work,
+}
+
+#[derive(Clone)]
+pub enum Work {
+    /// The adapter's logits.
+    Head(Arc<ResidentAdapter>),
+    /// A pooled hidden state, through an adapter's layers or the base alone.
+    Embed(Option<Arc<ResidentAdapter>>, EmbedParameters),
+}
+
+/// Sequences of any mix of adapters, in any order; the engine sorts, packs and puts answers back in order.
+#[derive(Clone, Default)]
+pub struct Batch {
+    pub sequences: Vec<BatchSequence>,
+}
+
+/// One answer a sequence, in the batch's order. A sequence that fails, fails alone.
+#[derive(Clone, Debug)]
+pub struct BatchOutput {
+    pub outputs: Vec<Result<Output>>,
+    /// Tokens that shared a prefix with an equal sequence and were computed once.
+    pub prefix_tokens_saved: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// One row a token (token head) or one row in all (sequence head).
+    Logits(Matrix),
+    Embedding(Vec<f32>),
+}

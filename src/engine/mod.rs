@@ -1,0 +1,9 @@
+//! The device: batches in, outputs out. The handle is async, the threads behind it are synchronous. Leaves scheduling to `serving`.
+
+mod batch;
+mod resident;
+mod worker;
+
+pub use batch::{Batch, BatchOutput, BatchSequence, Output, Work};
+pub use resident::ResidentAdapter;
+pub use worker::{Engine, EngineConfig};

@@ -1,0 +1,11 @@
+//! An adapter version on the device. Dropping the last handle gives its memory back.
+
+use crate::adapter::AdapterBundle;
+use crate::domain::AdapterIdentity;
+
+pub struct ResidentAdapter {
+    pub identity: AdapterIdentity,
+    pub bundle: AdapterBundle,
+    /// Of tensors on the device.
+    pub bytes: usize,
+}

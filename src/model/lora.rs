@@ -1,0 +1,57 @@
+//! LoRA (Hu et al. 2021): `y = W·x + scale·B·A·x`, and which tokens of a packed batch use which adapter.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use candle_core::Tensor;
+
+/// A linear of one encoder layer, by its role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Linear {
+    Query,
+    Key,
+    Value,
+    /// ModernBERT's fused query, key and value.
+    Qkv,
+    AttentionOutput,
+    /// ModernBERT: gate and up projection in one.
+    Intermediate,
+    Output,
+}
+
+/// Where a delta applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Site {
+    pub layer: usize,
+    pub linear: Linear,
+}
+
+/// One low-rank update.
+#[derive(Clone, Debug)]
+pub struct Delta {
+    /// (rank, in)
+    pub a: Tensor,
+    /// (out, rank)
+    pub b: Tensor,
+    /// alpha / rank, or alpha / √rank (rsLoRA).
+    pub scale: f64,
+}
+
+/// An adapter's updates; an empty one changes nothing.
+#[derive(Clone, Debug, Default)]
+pub struct LoraWeights {
+    pub deltas: BTreeMap<Site, Delta>,
+    /// (out): what the adapter's own biases add to the base's.
+    pub bias_deltas: BTreeMap<Site, Tensor>,
+}
+
+impl LoraWeights {
+    /// The lowest layer it changes; below it every adapter's activations are the base's.
+    pub fn lowest_layer(&self) -> Option<usize> {
+        self.deltas.keys().chain(self.bias_deltas.keys()).map(|site| site.layer).min()
+    }
+}
+
+/// Token ranges of a packed batch, ascending, and the adapter of each. Tokens of no range run the base model.
+#[derive(Clone, Default)]
+pub struct SegmentAdapters<'a>(pub Vec<(Range<usize>, &'a LoraWeights)>);

@@ -1,0 +1,18 @@
+//! The network: pure functions of tensors. Knows no files of adapters, no requests, no training loop.
+
+mod config;
+mod encoder;
+mod head;
+mod lora;
+
+pub use config::{Architecture, EncoderConfig};
+pub use encoder::{Encoder, Mode, Packed};
+pub use head::{Head, HeadKind};
+pub use lora::{Delta, Linear, LoraWeights, SegmentAdapters, Site};
+
+/// A failed tensor operation is a bug of ours or a lost device, never the caller's doing.
+impl From<candle_core::Error> for crate::domain::Error {
+    fn from(source: candle_core::Error) -> Self {
+        Self::internal(format!("tensor operation failed: {source}")).with_source(source)
+    }
+}

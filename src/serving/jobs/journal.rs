@@ -1,0 +1,1 @@
+//! The journal: jobs and their events in SQLite.

@@ -1,0 +1,1 @@
+//! The thread that runs jobs, one at a time.

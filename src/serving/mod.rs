@@ -1,0 +1,18 @@
+//! Requests and jobs become work for engine and trainer: scheduling, admission, the registry of live adapters, datasets, jobs. Leaves wires to `transport`.
+
+mod datasets;
+mod health;
+mod inference;
+pub mod jobs;
+mod registry;
+
+pub use datasets::{DatasetInfo, DatasetService, SplitInfo};
+pub use health::Health;
+pub use inference::{
+    AnalyzeRequest, AnalyzeTarget, Answer, EmbedAnswer, EmbedRequest, Inference, InferenceConfig, InferenceRequest,
+    Predictions, Task, Timings,
+};
+pub use registry::{AdapterView, Lease, PublishedVersion, Registry, RegistryConfig, VersionState, VersionView};
+
+/// What the wire says of datasets.
+pub use crate::training::dataset::{DatasetFamily, DoctorReport, Finding};

@@ -1,0 +1,276 @@
+//! Every metric of the contract, registered once. A request is counted once, by `transport`; the rest by whoever owns the event.
+
+use std::collections::HashSet;
+use std::sync::RwLock;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Seconds: 0.5 ms to about 16 s, doubling.
+fn duration_buckets() -> Vec<f64> {
+    (0..16).map(|i| 0.0005 * f64::from(1u32 << i)).collect()
+}
+
+/// The registry and every series of it. Label values of adapters go through [`Metrics::adapter_label`].
+pub struct Metrics {
+    registry: Registry,
+    adapters: RwLock<HashSet<String>>,
+    adapter_labels_max: usize,
+    /// `route, adapter, code`
+    pub requests: IntCounterVec,
+    /// `route`
+    pub request_duration: HistogramVec,
+    /// `phase` = queue, tokenize, compute, decode
+    pub phase_duration: HistogramVec,
+    pub batch_tokens: Histogram,
+    pub batch_sequences: Histogram,
+    pub batch_adapters: Histogram,
+    /// `adapter`
+    pub queue_tokens: IntGaugeVec,
+    pub queue_limit_tokens: IntGauge,
+    pub prefix_tokens_saved: IntCounter,
+    /// `reason`
+    pub rejected: IntCounterVec,
+    /// `stage` = admission, queue, compute
+    pub expired: IntCounterVec,
+    /// `adapter, version`: 1 resident, 0 registered
+    pub adapter_resident: IntGaugeVec,
+    pub adapter_bytes: IntGauge,
+    /// `adapter, outcome`
+    pub adapter_loads: IntCounterVec,
+    pub adapter_load_seconds: Histogram,
+    pub adapter_evictions: IntCounter,
+    /// `adapter`
+    pub adapter_last_used_timestamp_seconds: GaugeVec,
+    /// `adapter, version, digest, family`
+    pub adapter_info: IntGaugeVec,
+    /// `adapter, label`
+    pub entities: IntCounterVec,
+    /// `adapter, label`
+    pub predictions: IntCounterVec,
+    /// `status`
+    pub jobs: IntGaugeVec,
+    /// `job`
+    pub job_step: IntGaugeVec,
+    /// `job`
+    pub job_loss: GaugeVec,
+    /// `job`
+    pub job_tokens_per_second: GaugeVec,
+    /// `name, fingerprint, precision, kernel`
+    pub backbone_info: IntGaugeVec,
+    /// 1 while `/readyz` answers 200.
+    pub ready: Gauge,
+}
+
+/// Registers as it builds, so that no metric can be forgotten.
+struct Builder(Registry);
+
+impl Builder {
+    fn add<C: Collector + Clone + 'static>(&self, collector: prometheus::Result<C>) -> C {
+        let collector = collector.expect("metric names and labels are constants");
+        self.0.register(Box::new(collector.clone())).expect("each metric is registered once");
+        collector
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::with_opts(opts(name, help)))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(opts(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::with_opts(opts(name, help)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(opts(name, help), labels))
+    }
+
+    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.add(GaugeVec::new(opts(name, help), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
+        self.add(Histogram::with_opts(histogram_opts(name, help, buckets)))
+    }
+
+    fn histograms(&self, name: &str, help: &str, buckets: Vec<f64>, labels: &[&str]) -> HistogramVec {
+        self.add(HistogramVec::new(histogram_opts(name, help, buckets), labels))
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("trunkline_{name}"), help)
+}
+
+fn histogram_opts(name: &str, help: &str, buckets: Vec<f64>) -> HistogramOpts {
+    HistogramOpts::new(format!("trunkline_{name}"), help).buckets(buckets)
+}
+
+/// 1, 2, 4 … up to `2^last`.
+fn powers_of_two(last: u32) -> Vec<f64> {
+    (0..=last).map(|i| f64::from(1u32 << i)).collect()
+}
+
+impl Metrics {
+    /// `adapter_labels_max`: adapters with series of their own; the rest share `other`.
+    pub fn new(adapter_labels_max: usize) -> Self {
+        let b = Builder(Registry::new());
+        b.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self())).expect("registered once");
+        let build = b.gauges("build_info", "The running build; always 1", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Self {
+            adapters: RwLock::default(),
+            adapter_labels_max,
+            requests: b.counters("requests_total", "Requests answered, each once", &["route", "adapter", "code"]),
+            request_duration: b.histograms(
+                "request_duration_seconds",
+                "Request to answer",
+                duration_buckets(),
+                &["route"],
+            ),
+            phase_duration: b.histograms(
+                "phase_duration_seconds",
+                "Time of a request in each phase",
+                duration_buckets(),
+                &["phase"],
+            ),
+            batch_tokens: b.histogram("batch_tokens", "Tokens a forward pass", powers_of_two(16)),
+            batch_sequences: b.histogram("batch_sequences", "Sequences a forward pass", powers_of_two(10)),
+            batch_adapters: b.histogram("batch_adapters", "Different adapters a forward pass", powers_of_two(8)),
+            queue_tokens: b.gauges("queue_tokens", "Tokens admitted and not yet answered", &["adapter"]),
+            queue_limit_tokens: b.gauge("queue_limit_tokens", "Tokens that may be admitted at once"),
+            prefix_tokens_saved: b.counter(
+                "prefix_tokens_saved_total",
+                "Tokens whose lower layers were computed once for several adapters",
+            ),
+            rejected: b.counters("rejected_total", "Requests refused at admission", &["reason"]),
+            expired: b.counters(
+                "expired_total",
+                "Requests whose deadline passed or whose client left, by where",
+                &["stage"],
+            ),
+            adapter_resident: b.gauges("adapter_resident", "1 resident, 0 registered only", &["adapter", "version"]),
+            adapter_bytes: b.gauge("adapter_bytes", "Memory of resident adapters"),
+            adapter_loads: b.counters("adapter_loads_total", "Adapter loads", &["adapter", "outcome"]),
+            adapter_load_seconds: b.histogram(
+                "adapter_load_seconds",
+                "Time to make an adapter resident",
+                duration_buckets(),
+            ),
+            adapter_evictions: b.counter("adapter_evictions_total", "Adapters evicted for memory"),
+            adapter_last_used_timestamp_seconds: b.float_gauges(
+                "adapter_last_used_timestamp_seconds",
+                "Unix time of the adapter's last request; 0 before the first",
+                &["adapter"],
+            ),
+            adapter_info: b.gauges(
+                "adapter_info",
+                "The active version; always 1",
+                &["adapter", "version", "digest", "family"],
+            ),
+            entities: b.counters("entities_total", "Entities found", &["adapter", "label"]),
+            predictions: b.counters("predictions_total", "Best labels given", &["adapter", "label"]),
+            jobs: b.gauges("jobs", "Jobs by status", &["status"]),
+            job_step: b.gauges("job_step", "Optimizer steps done", &["job"]),
+            job_loss: b.float_gauges("job_loss", "Training loss", &["job"]),
+            job_tokens_per_second: b.float_gauges("job_tokens_per_second", "Training speed", &["job"]),
+            backbone_info: b.gauges(
+                "backbone_info",
+                "The resident backbone; always 1",
+                &["name", "fingerprint", "precision", "kernel"],
+            ),
+            ready: b.add(Gauge::with_opts(opts("ready", "1 while the server can answer"))),
+            registry: b.0,
+        }
+    }
+
+    /// The label value for an adapter: its name while there is room, then `other`. Bounded by registered adapters, never by callers' text.
+    pub fn adapter_label(&self, name: &str) -> String {
+        let known = self.adapters.read().expect("no holder panics").contains(name);
+        if known { name.to_owned() } else { "other".to_owned() }
+    }
+
+    /// Gives a registered adapter its own series, if there is room.
+    pub fn add_adapter(&self, name: &str) {
+        let mut adapters = self.adapters.write().expect("no holder panics");
+        if adapters.len() < self.adapter_labels_max {
+            adapters.insert(name.to_owned());
+        }
+    }
+
+    /// Takes a retired adapter's series away.
+    pub fn remove_adapter(&self, name: &str) {
+        if !self.adapters.write().expect("no holder panics").remove(name) {
+            return;
+        }
+        let one = |vec: &IntGaugeVec| drop(vec.remove_label_values(&[name]));
+        one(&self.queue_tokens);
+        drop(self.adapter_last_used_timestamp_seconds.remove_label_values(&[name]));
+        remove_matching(&self.requests, name, |labels| self.requests.remove_label_values(labels));
+        remove_matching(&self.adapter_resident, name, |labels| self.adapter_resident.remove_label_values(labels));
+        remove_matching(&self.adapter_loads, name, |labels| self.adapter_loads.remove_label_values(labels));
+        remove_matching(&self.adapter_info, name, |labels| self.adapter_info.remove_label_values(labels));
+        remove_matching(&self.entities, name, |labels| self.entities.remove_label_values(labels));
+        remove_matching(&self.predictions, name, |labels| self.predictions.remove_label_values(labels));
+    }
+
+    /// Takes a finished job's series away.
+    pub fn remove_job(&self, job: &str) {
+        drop(self.job_step.remove_label_values(&[job]));
+        drop(self.job_loss.remove_label_values(&[job]));
+        drop(self.job_tokens_per_second.remove_label_values(&[job]));
+    }
+
+    /// Prometheus's text format.
+    pub fn render(&self) -> String {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out).expect("writing to memory cannot fail");
+        String::from_utf8(out).expect("the text format is UTF-8")
+    }
+}
+
+/// Removes every series of `vec` whose `adapter` label is `name`, in the order of the vector's own label names.
+fn remove_matching(vec: &impl Collector, name: &str, remove: impl Fn(&[&str]) -> prometheus::Result<()>) {
+    let names = vec.desc()[0].variable_labels.clone();
+    for family in vec.collect() {
+        for metric in family.get_metric() {
+            let value = |wanted: &String| {
+                metric
+                    .get_label()
+                    .iter()
+                    .find(|pair| pair.name() == wanted)
+                    .map_or_else(String::new, |pair| pair.value().to_owned())
+            };
+            let values: Vec<String> = names.iter().map(value).collect();
+            let of_adapter = names.iter().position(|n| n == "adapter").is_some_and(|at| values[at] == name);
+            if of_adapter {
+                drop(remove(&values.iter().map(String::as_str).collect::<Vec<_>>()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_of_an_adapter_exist_while_it_is_registered_and_the_rest_share_other() {
+        let metrics = Metrics::new(1);
+        metrics.add_adapter("a");
+        metrics.add_adapter("b");
+        assert_eq!(metrics.adapter_label("a"), "a");
+        assert_eq!(metrics.adapter_label("b"), "other");
+        metrics.requests.with_label_values(&["/v1/ner", "a", "ok"]).inc();
+        metrics.adapter_resident.with_label_values(&["a", "3"]).set(1);
+        assert!(metrics.render().contains("adapter=\"a\""));
+        metrics.remove_adapter("a");
+        assert!(!metrics.render().contains("adapter=\"a\""), "{}", metrics.render());
+    }
+}

@@ -1,0 +1,7 @@
+//! How we log and count. Layers say what happened; names, labels and buckets are here.
+
+mod logging;
+mod metrics;
+
+pub use logging::{LogFormat, init_logging};
+pub use metrics::Metrics;

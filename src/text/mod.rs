@@ -1,0 +1,9 @@
+//! Strings to tokens and back, offsets never lost. Knows no model and no adapter.
+
+mod tags;
+mod tokenizer;
+mod windows;
+
+pub use tags::{entities, softmax_rows};
+pub use tokenizer::{Encoding, Tokenizer};
+pub use windows::{Fitted, Window, fit, merge};

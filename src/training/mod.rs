@@ -1,0 +1,10 @@
+//! From dataset to evaluated adapter: formats and their doctor, losses, the loop, evaluation, checkpoints. Plain synchronous code; leaves queueing and publishing to `serving`.
+
+pub mod dataset;
+mod evaluate;
+mod fine_tune;
+
+pub use evaluate::{ClassificationReport, Evaluation, NerReport, evaluate_classification, evaluate_ner};
+pub use fine_tune::{
+    Control, FineTuneSetup, Observer, Outcome, TrainedAdapter, TrainingEvent, evaluate_adapter, fine_tune,
+};

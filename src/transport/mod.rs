@@ -1,0 +1,81 @@
+//! The wire: REST and gRPC on one port, one table of errors. Leaves all decisions to `serving`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::domain::{Digest, Result};
+use crate::serving::jobs::Jobs;
+use crate::serving::{DatasetService, Health, Inference};
+use crate::telemetry::Metrics;
+
+/// What the routes call.
+#[derive(Clone)]
+pub struct Services {
+    pub inference: Inference,
+    pub datasets: Arc<DatasetService>,
+    pub jobs: Jobs,
+    pub health: Arc<Health>,
+    pub metrics: Arc<Metrics>,
+    pub backbone: BackboneView,
+}
+
+/// `GET /v1/admin/backbone`.
+#[derive(Clone, Debug)]
+pub struct BackboneView {
+    pub name: String,
+    pub fingerprint: Digest,
+    pub architecture: String,
+    pub precision: String,
+    pub kernel: String,
+    pub max_length: usize,
+    pub hidden_size: usize,
+    pub layers: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct TransportConfig {
+    pub listen: SocketAddr,
+    /// Moves the admin routes and the admin gRPC service here.
+    pub admin_listen: Option<SocketAddr>,
+    /// Demanded on admin routes; None: they answer on loopback only.
+    pub admin_key: Option<String>,
+    /// Demanded on inference routes, if given (the admin key does as well).
+    pub infer_key: Option<String>,
+    /// Bytes of an inference request's body.
+    pub body_bytes_max: usize,
+    /// Inputs of one request.
+    pub inputs_max: usize,
+    /// Bytes of an adapter or dataset upload.
+    pub upload_bytes_max: usize,
+    /// Connections open at once.
+    pub connections_max: usize,
+    /// From the first byte to the end of the headers.
+    pub header_timeout: Duration,
+}
+
+/// Listening sockets, bound and serving.
+pub struct Server {
+    /// As bound: port 0 has become a real one.
+    pub address: SocketAddr,
+    pub admin_address: Option<SocketAddr>,
+}
+
+impl Server {
+    /// Binds and serves. Refuses a non-loopback admin address without an admin key.
+    pub async fn start(services: Services, config: TransportConfig) -> Result<Self> {
+        let _ = (services, config);
+        todo!()
+    }
+
+    /// Stops accepting, ends idle connections, lets requests under way finish until `deadline`. True if all did.
+    pub async fn shut_down(self, deadline: Instant) -> bool {
+        let _ = deadline;
+        todo!()
+    }
+}
+
+/// The OpenAPI document, pretty-printed with a final newline.
+pub fn openapi_json() -> String {
+    todo!()
+}

@@ -1,0 +1,1 @@
+//! Encoders equal the reference library on every architecture.

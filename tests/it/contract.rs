@@ -1,0 +1,1 @@
+//! The committed OpenAPI document and protobuf code are what the code says.

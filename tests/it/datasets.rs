@@ -1,0 +1,1 @@
+//! Uploads, formats and the doctor.

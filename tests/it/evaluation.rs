@@ -1,0 +1,1 @@
+//! Evaluation equals seqeval and scikit-learn.

@@ -1,0 +1,1 @@
+//! gRPC as a client sees it.

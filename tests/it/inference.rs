@@ -1,0 +1,1 @@
+//! The request path: batches, fairness, deadlines, isolation.

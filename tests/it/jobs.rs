@@ -1,0 +1,1 @@
+//! Jobs: journal, pause, cancel, resume, gate, publication.

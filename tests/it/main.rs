@@ -1,0 +1,18 @@
+//! The one integration-test binary.
+
+mod architecture;
+mod architectures;
+mod backbone;
+mod contract;
+mod datasets;
+mod evaluation;
+mod fine_tune;
+mod grpc;
+mod inference;
+mod jobs;
+mod peft;
+mod pipeline;
+mod rest;
+mod serve;
+mod store;
+mod support;

@@ -1,0 +1,1 @@
+//! Adapters written by PEFT give PEFT's logits, and ours read back.

@@ -1,0 +1,1 @@
+//! Entities equal the token-classification pipeline's.

@@ -1,0 +1,1 @@
+//! The real binary: start, answer, drain, crash.

@@ -1,0 +1,1 @@
+//! Versions on disk: publish whole or not at all.
