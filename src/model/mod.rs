@@ -1,11 +1,13 @@
 //! The network: pure functions of tensors. Knows no files of adapters, no requests, no training loop.
 
 mod config;
+mod device;
 mod encoder;
 mod head;
 mod lora;
 
 pub use config::{Architecture, EncoderConfig};
+pub use device::open_device;
 pub use encoder::{Encoder, Mode, Packed};
 pub use head::{Head, HeadKind};
 pub use lora::{Delta, Linear, LoraWeights, SegmentAdapters, Site};
