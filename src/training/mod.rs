@@ -4,7 +4,10 @@ pub mod dataset;
 mod evaluate;
 mod fine_tune;
 
-pub use evaluate::{ClassificationReport, Evaluation, NerReport, evaluate_classification, evaluate_ner};
+pub use evaluate::{
+    ClassificationReport, ClassificationRow, Confusion, Evaluation, NerReport, NerRow, Scores, Span, WorstError,
+    evaluate_classification, evaluate_ner, spans,
+};
 pub use fine_tune::{
     Control, FineTuneSetup, Observer, Outcome, TrainedAdapter, TrainingEvent, evaluate_adapter, fine_tune,
 };
