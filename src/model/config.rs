@@ -1,6 +1,7 @@
 //! What `config.json` says of an encoder.
 
 use crate::domain::Result;
+use crate::model::Site;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
@@ -10,6 +11,25 @@ pub enum Architecture {
     DistilBert,
     Electra,
     ModernBert,
+}
+
+impl Architecture {
+    /// What the reference library's task models put before the encoder's module names, as PEFT files show it: `bert.` and so on.
+    pub fn task_prefix(self) -> &'static str {
+        match self {
+            Self::Bert => "bert.",
+            Self::Roberta => "roberta.",
+            Self::DistilBert => "distilbert.",
+            Self::Electra => "electra.",
+            Self::ModernBert => "model.",
+        }
+    }
+
+    /// The reference library's name of a linear below the encoder: `encoder.layer.4.attention.self.query`.
+    pub fn module_path(self, site: Site) -> String {
+        let _ = site;
+        todo!()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

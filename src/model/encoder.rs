@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use crate::domain::Result;
-use crate::model::{EncoderConfig, SegmentAdapters};
+use crate::model::{EncoderConfig, SegmentAdapters, Site};
 
 /// Sequences end to end, no padding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +68,27 @@ impl Encoder {
 
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Every linear an adapter may change, ascending.
+    pub fn sites(&self) -> Vec<Site> {
+        todo!()
+    }
+
+    /// (out, in) of a linear.
+    pub fn site_shape(&self, site: Site) -> (usize, usize) {
+        let _ = site;
+        todo!()
+    }
+
+    /// Bytes of the weights.
+    pub fn memory_bytes(&self) -> usize {
+        todo!()
+    }
+
+    /// What multiplies the matrices, for `backbone_info`: `gemm-avx512`, `gemm-avx2`…
+    pub fn kernel_name(&self) -> &'static str {
+        todo!()
     }
 
     /// Token embeddings, (tokens, hidden), after the embedding norm.

@@ -1,5 +1,7 @@
 //! Heads: hidden states to logits, equal to the reference library's classes for each architecture.
 
+use std::collections::HashMap;
+
 use candle_core::Tensor;
 
 use crate::domain::Result;
@@ -22,6 +24,35 @@ pub struct Head {
 }
 
 impl Head {
+    /// The tensors an adapter must bring for such a head, with their shapes: `classifier.weight` and so on, named below
+    /// [`Architecture::task_prefix`](crate::model::Architecture::task_prefix)'s level. What the backbone's own file carries (a pooler) is not among them.
+    pub fn required(kind: HeadKind, encoder: &Encoder, pooling: &str, labels: usize) -> Vec<(String, Vec<usize>)> {
+        let _ = (kind, encoder, pooling, labels);
+        todo!()
+    }
+
+    /// From an adapter's tensors; what it does not bring comes from the backbone's file. `pooling` is `cls` (the
+    /// architecture's own) or `mean`. `unprocessable`, naming every missing tensor and every wrong shape.
+    pub fn from_tensors(
+        kind: HeadKind,
+        encoder: &Encoder,
+        pooling: &str,
+        labels: usize,
+        tensors: &HashMap<String, Tensor>,
+    ) -> Result<Self> {
+        let _ = (kind, encoder, pooling, labels, tensors);
+        todo!()
+    }
+
+    /// The adapter's own tensors by name: what training updates and files keep.
+    pub fn tensors(&self) -> Vec<(String, Tensor)> {
+        todo!()
+    }
+
+    pub fn labels(&self) -> usize {
+        todo!()
+    }
+
     pub fn kind(&self) -> HeadKind {
         self.kind
     }

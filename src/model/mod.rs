@@ -4,6 +4,7 @@ mod config;
 mod device;
 mod encoder;
 mod head;
+pub mod kernels;
 mod lora;
 
 pub use config::{Architecture, EncoderConfig};
