@@ -249,14 +249,15 @@ impl JobState {
         matches!(self, Self::Succeeded | Self::Rejected | Self::Failed | Self::Cancelled)
     }
 
-    /// Whether `next` may follow. A restart puts an interrupted job back to `Queued`; its checkpoint is kept.
+    /// Whether `next` may follow. A restart puts an interrupted job back to `Queued`; its checkpoint is kept, and what
+    /// is trained (or ready to be published) already is not trained again: hence the ways past `Running`.
     pub fn may_become(self, next: Self) -> bool {
         use JobState::{
             Cancelled, Evaluating, Failed, Paused, Publishing, Queued, Rejected, Running, Succeeded, Validating,
         };
         match (self, next) {
             (from, Failed | Cancelled) => !from.is_final(),
-            (Queued, Validating | Paused) | (Validating, Running | Paused) => true,
+            (Queued, Validating | Paused) | (Validating, Running | Paused | Evaluating | Publishing) => true,
             (Running, Paused | Evaluating) | (Paused, Queued) => true,
             (Evaluating, Publishing | Rejected | Succeeded) | (Publishing, Succeeded) => true,
             (Validating | Running | Evaluating | Publishing, Queued) => true,

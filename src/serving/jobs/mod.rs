@@ -1,7 +1,11 @@
 //! Training jobs: queue, journal (SQLite), runner thread, cancel, pause, resume, gate, publication. Leaves the loop to `training`.
 
+mod fields;
 mod journal;
+mod record;
 mod runner;
+
+pub use record::{parse_spec, spec_from_json, spec_to_json};
 
 use std::path::PathBuf;
 use std::sync::Arc;
