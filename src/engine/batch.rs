@@ -9,6 +9,7 @@ use crate::engine::ResidentAdapter;
 #[derive(Clone)]
 pub struct BatchSequence {
     pub ids: Arc<[u32]>,
+    /// As many as `ids`.
     pub type_ids: Arc<[u32]>,
     pub work: Work,
 }
@@ -19,6 +20,24 @@ pub enum Work {
     Head(Arc<ResidentAdapter>),
     /// A pooled hidden state, through an adapter's layers or the base alone.
     Embed(Option<Arc<ResidentAdapter>>, EmbedParameters),
+}
+
+impl Work {
+    /// Whose layers the sequence runs through; None: the base model's alone.
+    pub fn adapter(&self) -> Option<&Arc<ResidentAdapter>> {
+        match self {
+            Self::Head(adapter) => Some(adapter),
+            Self::Embed(adapter, _) => adapter.as_ref(),
+        }
+    }
+
+    /// For messages: `adapter people@3`, or the base model.
+    pub(super) fn describe(&self) -> String {
+        match self.adapter() {
+            Some(adapter) => format!("adapter {}@{}", adapter.identity.name, adapter.identity.version),
+            None => "base model".to_owned(),
+        }
+    }
 }
 
 /// Sequences of any mix of adapters, in any order; the engine sorts, packs and puts answers back in order.

@@ -1,9 +1,12 @@
 //! The device: batches in, outputs out. The handle is async, the threads behind it are synchronous. Leaves scheduling to `serving`.
 
 mod batch;
+mod forward;
+mod isolate;
+mod plan;
 mod resident;
 mod worker;
 
 pub use batch::{Batch, BatchOutput, BatchSequence, Output, Work};
 pub use resident::ResidentAdapter;
-pub use worker::{Engine, EngineConfig};
+pub use worker::{Engine, EngineConfig, Slot};

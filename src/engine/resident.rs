@@ -9,3 +9,10 @@ pub struct ResidentAdapter {
     /// Of tensors on the device.
     pub bytes: usize,
 }
+
+impl ResidentAdapter {
+    pub fn new(identity: AdapterIdentity, bundle: AdapterBundle) -> Self {
+        let bytes = bundle.parameters * size_of::<f32>();
+        Self { identity, bundle, bytes }
+    }
+}

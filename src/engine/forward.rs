@@ -1,0 +1,130 @@
+//! One forward pass over a mixed batch: embed, the plan's stages, then each head on its own segment.
+
+use std::ops::Range;
+
+use candle_core::{DType, Tensor};
+
+use crate::domain::{EmbedParameters, Error, Matrix, Pooling, Result};
+use crate::engine::plan::{Layout, Plan};
+use crate::engine::{BatchOutput, BatchSequence, Output, ResidentAdapter, Work};
+use crate::model::{Encoder, HeadKind, Mode};
+
+/// Below it a vector has no direction to keep; PyTorch's `normalize` uses the same.
+const NORM_MIN: f32 = 1e-12;
+
+/// Answers in the order of `sequences`. An error is of the pass as a whole; a sequence's own failure is in its answer.
+pub(super) fn forward(encoder: &Encoder, sequences: &[BatchSequence]) -> Result<BatchOutput> {
+    let plan = Plan::new(sequences, encoder.config().layers);
+    let layout = plan.answers();
+    let (hidden, computed) = run_stages(encoder, &plan, &layout)?;
+    let logits = all_logits(encoder, &plan, &layout, &hidden, &wants_head(&plan, sequences));
+    let output = |(sequence, &branch): (&BatchSequence, &usize)| match &sequence.work {
+        Work::Head(_) => logits[branch].clone().unwrap_or_else(|| Err(Error::internal("a head was not run"))),
+        Work::Embed(_, parameters) => embedding(&hidden, lane(&layout, branch), parameters),
+    };
+    let outputs = sequences.iter().zip(&plan.branch_of).map(|pair| output(pair).and_then(|o| finite(pair.0, o)));
+    let asked: usize = sequences.iter().map(|sequence| sequence.ids.len()).sum();
+    Ok(BatchOutput { outputs: outputs.collect(), prefix_tokens_saved: asked.saturating_sub(computed) })
+}
+
+/// Hidden states of all branches, (tokens, hidden), and how many tokens the first layer computed.
+fn run_stages(encoder: &Encoder, plan: &Plan<'_>, answers: &Layout) -> Result<(Tensor, usize)> {
+    let mut hidden = encoder.embed(&plan.packed())?;
+    let mut layout = plan.trunks();
+    let mut computed = None;
+    for stage in plan.stages() {
+        hidden = rearrange(hidden, plan.moves(&layout, &stage.layout))?;
+        layout = stage.layout;
+        computed.get_or_insert(layout.tokens());
+        hidden = encoder.forward(&hidden, &layout.bounds, &plan.segments(&layout), stage.layers, Mode::Eval)?;
+    }
+    Ok((rearrange(hidden, plan.moves(&layout, answers))?, computed.unwrap_or(0)))
+}
+
+fn rearrange(hidden: Tensor, rows: Option<Vec<u32>>) -> Result<Tensor> {
+    let Some(rows) = rows else { return Ok(hidden) };
+    let count = rows.len();
+    let rows = Tensor::from_vec(rows, count, hidden.device())?;
+    Ok(hidden.index_select(&rows, 0)?)
+}
+
+/// For each branch whether a sequence wants its logits.
+fn wants_head(plan: &Plan<'_>, sequences: &[BatchSequence]) -> Vec<bool> {
+    let mut wanted = vec![false; plan.branches.len()];
+    let heads = sequences.iter().zip(&plan.branch_of).filter(|(s, _)| matches!(s.work, Work::Head(_)));
+    heads.for_each(|(_, &branch)| wanted[branch] = true);
+    wanted
+}
+
+/// Logits of each branch; a head that fails, fails for its own branches only.
+fn all_logits(
+    encoder: &Encoder,
+    plan: &Plan<'_>,
+    layout: &Layout,
+    hidden: &Tensor,
+    wanted: &[bool],
+) -> Vec<Option<Result<Output>>> {
+    let mut logits = vec![None; plan.branches.len()];
+    for (run, adapter) in plan.adapters() {
+        if !wanted[run.clone()].contains(&true) {
+            continue;
+        }
+        match head_logits(encoder, adapter, hidden, &layout.bounds[run.start..=run.end]) {
+            Ok(matrices) => run.zip(matrices).for_each(|(at, matrix)| logits[at] = Some(Ok(Output::Logits(matrix)))),
+            Err(error) => run.for_each(|at| logits[at] = Some(Err(error.clone()))),
+        }
+    }
+    logits
+}
+
+/// One matrix a sequence of the adapter's segment; `bounds` as in the whole batch.
+fn head_logits(encoder: &Encoder, adapter: &ResidentAdapter, hidden: &Tensor, bounds: &[usize]) -> Result<Vec<Matrix>> {
+    let start = bounds[0];
+    let own: Vec<usize> = bounds.iter().map(|bound| bound - start).collect();
+    let segment = hidden.narrow(0, start, own[own.len() - 1])?;
+    let head = &adapter.bundle.head;
+    let logits = head.forward(encoder, &segment, &own, Mode::Eval)?;
+    let labels = logits.dim(1)?;
+    let values = to_floats(&logits)?;
+    let rows_of = |i: usize| match head.kind() {
+        HeadKind::Token => own[i]..own[i + 1],
+        HeadKind::Sequence => i..i + 1,
+    };
+    let matrix = |rows: Range<usize>| Matrix::new(labels, values[rows.start * labels..rows.end * labels].to_vec());
+    Ok((0..own.len() - 1).map(rows_of).map(matrix).collect())
+}
+
+fn embedding(hidden: &Tensor, tokens: Range<usize>, parameters: &EmbedParameters) -> Result<Output> {
+    let rows = match parameters.pooling {
+        Pooling::Cls => tokens.start..tokens.start + 1,
+        Pooling::Mean => tokens,
+    };
+    let pooled = hidden.narrow(0, rows.start, rows.len())?.mean(0)?;
+    let mut vector = to_floats(&pooled)?;
+    if parameters.normalize {
+        let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(NORM_MIN);
+        vector.iter_mut().for_each(|x| *x /= norm);
+    }
+    Ok(Output::Embedding(vector))
+}
+
+fn to_floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+fn lane(layout: &Layout, at: usize) -> Range<usize> {
+    layout.bounds[at]..layout.bounds[at + 1]
+}
+
+/// Refuses NaN and infinities: they would reach the client as nonsense, or as invalid JSON.
+fn finite(sequence: &BatchSequence, output: Output) -> Result<Output> {
+    let values = match &output {
+        Output::Logits(matrix) => matrix.data(),
+        Output::Embedding(vector) => vector,
+    };
+    if values.iter().all(|value| value.is_finite()) {
+        return Ok(output);
+    }
+    let who = sequence.work.describe();
+    Err(Error::unprocessable(format!("{who} computed numbers that are not finite; finite scores are wanted")))
+}
