@@ -1,5 +1,14 @@
 //! Backbones on disk: where they come from, that they are what they claim to be, and their fingerprint. Leaves the network to `model`.
 
 mod cache;
+mod files;
+mod hub;
+mod known;
+mod name;
+mod package;
+mod receipt;
+mod sources;
 
 pub use cache::{BackboneCache, BackboneInfo, BackboneName, FetchProgress};
+pub use known::{KnownBackbone, Package};
+pub use sources::{Hub, Sources};

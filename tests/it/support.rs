@@ -1,1 +1,22 @@
 //! What several tests need.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use trunkline::backbone::{BackboneCache, BackboneInfo, Sources};
+
+/// The folder of the verified default backbone; fetched into the default cache if it is not there, once a process.
+pub(crate) fn default_backbone() -> &'static Path {
+    static INFO: OnceLock<BackboneInfo> = OnceLock::new();
+    let fetch = || {
+        let root = BackboneCache::default_root(env).expect("a home folder");
+        let cache = BackboneCache::new(root).with_sources(Sources::from_env(env));
+        cache.resolve("default", &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"))
+    };
+    &INFO.get_or_init(fetch).folder
+}
+
+#[allow(clippy::disallowed_methods)] // tests have no configuration of their own
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
