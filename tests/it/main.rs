@@ -1,5 +1,7 @@
 //! The one integration-test binary.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on says where
+
 mod architecture;
 mod architectures;
 mod backbone;
