@@ -1,37 +1,17 @@
-//! An adapter checked against its backbone: configuration, LoRA weights and head, ready to run.
+//! An adapter checked against its backbone: configuration, LoRA weights and head, ready to run or to train.
+//! Leaves the files' formats to `config`, `card` and `weights`, fresh weights to `fresh`.
 
-use crate::adapter::{AdapterCard, LoraConfig};
-use crate::domain::{Digest, Family, LabelSet, Result};
-use crate::model::{Encoder, Head, LoraWeights};
+use std::collections::{BTreeMap, HashMap};
 
-/// An adapter folder in memory, as it is on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdapterFiles {
-    /// `adapter_config.json`
-    pub config: Vec<u8>,
-    /// `adapter_model.safetensors`
-    pub weights: Vec<u8>,
-    /// `trunkline.json`; a folder fresh from PEFT has none.
-    pub card: Option<Vec<u8>>,
-}
+use candle_core::Tensor;
 
-impl AdapterFiles {
-    /// SHA-256 over names, lengths and contents of the files: the version's digest.
-    pub fn digest(&self) -> Digest {
-        todo!()
-    }
-
-    /// Gives a folder fresh from PEFT a card, from the upload's `?labels=` and `?family=` (else `LABEL_0…` and the config's `task_type`).
-    /// Files that have a card already are left alone if `labels` and `family` are None, and refused if they contradict it.
-    pub fn with_card(self, labels: Option<Vec<String>>, family: Option<Family>, fingerprint: &Digest) -> Result<Self> {
-        let _ = (labels, family, fingerprint);
-        todo!()
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.config.len() + self.weights.len() + self.card.as_ref().map_or(0, Vec::len)
-    }
-}
+use crate::adapter::claims::Claims;
+use crate::adapter::names::{lora_a, lora_b, lora_b_bias, module_name};
+use crate::adapter::targets::Targets;
+use crate::adapter::weights::{self, NamedTensors};
+use crate::adapter::{AdapterCard, AdapterFiles, LoraConfig};
+use crate::domain::{Digest, Error, Family, LabelSet, Result};
+use crate::model::{Architecture, Delta, Encoder, Head, HeadKind, LoraWeights, Site};
 
 /// Everything an engine or trainer needs of one adapter version. Tensors are f32 on the encoder's device.
 #[derive(Clone, Debug)]
@@ -43,28 +23,191 @@ pub struct AdapterBundle {
     pub head: Head,
     /// Trained numbers: LoRA and head.
     pub parameters: usize,
+    architecture: Architecture,
+}
+
+/// A linear that the configuration chooses.
+pub(crate) struct Target {
+    pub(crate) site: Site,
+    /// Its name in the task model: `bert.encoder.layer.4.attention.self.query`.
+    pub(crate) module: String,
+    pub(crate) rank: usize,
+    pub(crate) scale: f64,
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
 }
 
 impl AdapterBundle {
-    /// Reads and checks all of it; `unprocessable` with every problem found, by tensor name. Nothing is ever initialised that the files lack.
+    /// Reads and checks all of it; `unprocessable` with every problem found, by tensor name; `conflict` if made for another backbone.
+    /// Nothing is ever initialised that the files lack.
     pub fn read(files: &AdapterFiles, encoder: &Encoder, fingerprint: &Digest) -> Result<Self> {
-        let _ = (files, encoder, fingerprint);
-        todo!()
+        let config = LoraConfig::from_json(&files.config)?;
+        let card = files.read_card()?;
+        if card.backbone_fingerprint != *fingerprint {
+            return Err(Error::conflict(format!(
+                "the adapter was made for backbone {}; the resident one is {fingerprint}",
+                card.backbone_fingerprint
+            )));
+        }
+        let mut problems = Vec::new();
+        let tensors = weights::parse(&files.weights, encoder.device(), &mut problems)?;
+        Self::assemble(config, card, encoder, Claims::new(tensors, problems))
     }
 
-    /// A fresh adapter for training: A uniform (Kaiming, a = √5) and head from `seed`, B zero.
-    pub fn fresh(config: LoraConfig, card: AdapterCard, encoder: &Encoder, seed: u64) -> Result<Self> {
-        let _ = (config, card, encoder, seed);
-        todo!()
+    /// From all the tensors of an adapter, by their names in the task model.
+    pub(crate) fn assemble(
+        config: LoraConfig,
+        card: AdapterCard,
+        encoder: &Encoder,
+        mut claims: Claims,
+    ) -> Result<Self> {
+        check_card(&config, &card, encoder, &mut claims.problems);
+        let targets = targets_of(&config, encoder)?;
+        if targets.is_empty() {
+            claims.problems.push("target_modules matches no module of the backbone".to_owned());
+        }
+        let deltas = targets.iter().filter_map(|target| claims.take_delta(target)).collect();
+        let kind = head_kind(card.family);
+        let head = claims.take_head(&config, &card, encoder, kind);
+        let bias_deltas = claims.take_bias_deltas(&config, &targets, encoder)?;
+        claims.finish()?;
+        let head = Head::from_tensors(kind, encoder, &card.pooling, card.labels.len(), &head)?;
+        let labels = LabelSet::new(card.labels.clone())?;
+        Ok(Self::new(config, card, labels, LoraWeights { deltas, bias_deltas }, head, encoder))
+    }
+
+    fn new(
+        config: LoraConfig,
+        card: AdapterCard,
+        labels: LabelSet,
+        lora: LoraWeights,
+        head: Head,
+        encoder: &Encoder,
+    ) -> Self {
+        let architecture = encoder.config().architecture;
+        let mut bundle = Self { config, card, labels, lora, head, parameters: 0, architecture };
+        let biases = bundle.lora.bias_deltas.values().map(Tensor::elem_count);
+        bundle.parameters = bundle.trainable().iter().map(|(_, tensor)| tensor.elem_count()).chain(biases).sum();
+        bundle
+    }
+
+    /// The tensors that training changes, by their names in the task model, always in the same order: `….lora_A.weight` (rank, in) and
+    /// `….lora_B.weight` (out, rank) of each site, then the head's.
+    pub fn trainable(&self) -> Vec<(String, Tensor)> {
+        let of_site = |(&site, delta): (&Site, &Delta)| {
+            let module = module_name(self.architecture, site);
+            [(lora_a(&module), delta.a.clone()), (lora_b(&module), delta.b.clone())]
+        };
+        self.lora.deltas.iter().flat_map(of_site).chain(self.head.tensors()).collect()
+    }
+
+    /// The same adapter with some of its [`AdapterBundle::trainable`] tensors replaced by name: a trainer's variables, through which
+    /// gradients then flow, or what they became. A name that is not there, or another shape, is an internal error.
+    pub fn with_tensors(&self, encoder: &Encoder, tensors: &HashMap<String, Tensor>) -> Result<Self> {
+        let mut own: HashMap<String, Tensor> = self.trainable().into_iter().collect();
+        for (name, tensor) in tensors {
+            match own.get_mut(name) {
+                Some(old) if old.dims() == tensor.dims() => *old = tensor.clone(),
+                old => {
+                    let (got, wanted) = (tensor.dims(), old.map(|old| old.dims()));
+                    return Err(Error::internal(format!("tensor {name} has shape {got:?}; {wanted:?} is wanted")));
+                }
+            }
+        }
+        let mut deltas = self.lora.deltas.clone();
+        for (&site, delta) in &mut deltas {
+            let module = module_name(self.architecture, site);
+            delta.a = own[&lora_a(&module)].clone();
+            delta.b = own[&lora_b(&module)].clone();
+        }
+        let head: HashMap<_, _> =
+            self.head.tensors().into_iter().map(|(name, _)| (name.clone(), own[&name].clone())).collect();
+        let head = Head::from_tensors(self.head.kind(), encoder, &self.card.pooling, self.labels.len(), &head)?;
+        let lora = LoraWeights { deltas, bias_deltas: self.lora.bias_deltas.clone() };
+        Ok(Self { lora, head, ..self.clone() })
     }
 
     /// The files of this adapter, as PEFT writes them. Same weights, same bytes.
     pub fn to_files(&self, encoder: &Encoder) -> Result<AdapterFiles> {
-        let _ = encoder;
-        todo!()
+        let mut tensors: NamedTensors = self.trainable().into_iter().collect();
+        for (&site, delta) in &self.lora.bias_deltas {
+            let (name, bias) = self.file_bias(site, delta, encoder)?;
+            tensors.insert(name, bias);
+        }
+        let mut config = self.config.clone();
+        config.modules_to_save = saved_modules(&self.config, &self.head, encoder);
+        config.task_type = Some(task_type(self.family()).to_owned());
+        Ok(AdapterFiles {
+            config: config.to_json(),
+            weights: weights::write(&tensors)?,
+            card: Some(self.card.to_json()),
+        })
+    }
+
+    /// A bias as the file keeps it: B's own, before scaling; or the linear's, which is inside PEFT's wrapper where there is an update.
+    fn file_bias(&self, site: Site, delta: &Tensor, encoder: &Encoder) -> Result<(String, Tensor)> {
+        let module = module_name(self.architecture, site);
+        let update = self.lora.deltas.get(&site);
+        if let (true, Some(update)) = (self.config.lora_bias, update) {
+            return Ok((lora_b_bias(&module), (delta / update.scale)?));
+        }
+        let base = encoder.backbone_tensor(&format!("{module}.bias"));
+        let base = base.ok_or_else(|| Error::internal(format!("{module} has no bias to change")))?;
+        let wrapper = if update.is_some() { ".base_layer" } else { "" };
+        Ok((format!("{module}{wrapper}.bias"), (base + delta)?))
     }
 
     pub fn family(&self) -> Family {
         self.card.family
     }
+}
+
+/// The linears that `config` chooses, ascending.
+pub(crate) fn targets_of(config: &LoraConfig, encoder: &Encoder) -> Result<Vec<Target>> {
+    let patterns = Targets::new(config)?;
+    let mut targets = Vec::new();
+    for site in encoder.sites() {
+        let module = module_name(encoder.config().architecture, site);
+        if patterns.contains(&module)? {
+            let (rank, scale) = patterns.rank_and_scale(&module)?;
+            let (outputs, inputs) = encoder.site_shape(site);
+            targets.push(Target { site, module, rank, scale, outputs, inputs });
+        }
+    }
+    Ok(targets)
+}
+
+pub(crate) fn head_kind(family: Family) -> HeadKind {
+    match family {
+        Family::Ner => HeadKind::Token,
+        Family::Classify => HeadKind::Sequence,
+    }
+}
+
+fn task_type(family: Family) -> &'static str {
+    match family {
+        Family::Ner => "TOKEN_CLS",
+        Family::Classify => "SEQ_CLS",
+    }
+}
+
+fn check_card(config: &LoraConfig, card: &AdapterCard, encoder: &Encoder, problems: &mut Vec<String>) {
+    if config.family().is_some_and(|family| family != card.family) {
+        let task_type = config.task_type.as_deref().unwrap_or_default();
+        problems.push(format!("family {} contradicts task_type {task_type:?}", card.family));
+    }
+    let max_length = encoder.config().max_length;
+    if card.max_length > max_length {
+        problems.push(format!("max_length {} is over the backbone's {max_length}", card.max_length));
+    }
+}
+
+/// The names PEFT needs to find the head again: its own defaults, and the module of every tensor the head brings.
+fn saved_modules(config: &LoraConfig, head: &Head, encoder: &Encoder) -> Vec<String> {
+    let prefix = encoder.config().architecture.task_prefix();
+    let module = |name: String| name.strip_prefix(prefix).unwrap_or(&name).split('.').next().map(str::to_owned);
+    let defaults = ["classifier", "score"].map(str::to_owned);
+    let of_head = head.tensors().into_iter().filter_map(|(name, _)| module(name));
+    let all = config.modules_to_save.iter().cloned().chain(defaults).chain(of_head);
+    all.map(|name| (name, ())).collect::<BTreeMap<_, _>>().into_keys().collect()
 }

@@ -2,10 +2,19 @@
 
 mod archive;
 mod bundle;
-mod manifest;
+mod card;
+mod claims;
+mod config;
+mod files;
+mod fresh;
+mod names;
 mod store;
+mod targets;
+mod weights;
 
 pub use archive::{read_archive, write_tar};
-pub use bundle::{AdapterBundle, AdapterFiles};
-pub use manifest::{AdapterCard, LoraConfig};
+pub use bundle::AdapterBundle;
+pub use card::AdapterCard;
+pub use config::{LoraConfig, TargetModules};
+pub use files::AdapterFiles;
 pub use store::{AdapterEntry, AdapterStore, VersionEntry};

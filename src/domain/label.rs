@@ -2,17 +2,17 @@
 
 use crate::domain::{Error, Result};
 
-/// The most labels one head may have: its weights stay small beside the backbone's.
-const LABELS_MAX: usize = 4096;
-
 /// Labels in the order of the head's rows; unique, none empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelSet(Vec<String>);
 
 impl LabelSet {
+    /// The most labels one head may have: its weights stay small beside the backbone's.
+    pub const MAX: usize = 4096;
+
     pub fn new(labels: Vec<String>) -> Result<Self> {
-        if labels.is_empty() || labels.len() > LABELS_MAX {
-            return Err(Error::unprocessable(format!("{} labels; 1 to {LABELS_MAX} are wanted", labels.len())));
+        if labels.is_empty() || labels.len() > Self::MAX {
+            return Err(Error::unprocessable(format!("{} labels; 1 to {} are wanted", labels.len(), Self::MAX)));
         }
         let mut seen = std::collections::HashSet::new();
         if let Some(bad) = labels.iter().find(|label| label.trim().is_empty() || !seen.insert(label.as_str())) {

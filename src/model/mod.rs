@@ -1,6 +1,7 @@
 //! The network: pure functions of tensors. Knows no files of adapters, no requests, no training loop.
 
 mod config;
+mod copies;
 mod device;
 mod encoder;
 mod head;

@@ -1,0 +1,162 @@
+//! `trunkline.json`: what PEFT's format has no place for. Leaves whether it fits the weights to `bundle`.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Digest, Error, Family, LabelSet, ProblemType, Result};
+
+/// `trunkline.json` in bytes: 4096 labels of a few hundred, and the report of a training run.
+const CARD_BYTES_MAX: usize = 4 << 20;
+
+/// `trunkline.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterCard {
+    pub family: Family,
+    /// In head order.
+    pub labels: Vec<String>,
+    pub problem_type: ProblemType,
+    pub backbone_fingerprint: Digest,
+    /// Tokens, special ones included.
+    pub max_length: usize,
+    /// `cls` (the architecture's own) or `mean`.
+    pub pooling: String,
+    /// Label → score below which it is not reported.
+    pub thresholds: BTreeMap<String, f32>,
+    /// Data, seed, metrics, job: shown as it is.
+    pub training: Option<serde_json::Value>,
+}
+
+/// The file, keys in this order.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct CardFile {
+    family: String,
+    labels: Vec<String>,
+    #[serde(default = "single_label")]
+    problem_type: String,
+    backbone_fingerprint: String,
+    max_length: usize,
+    #[serde(default = "cls")]
+    pooling: String,
+    #[serde(default)]
+    thresholds: BTreeMap<String, f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    training: Option<serde_json::Value>,
+}
+
+fn single_label() -> String {
+    ProblemType::SingleLabel.as_str().to_owned()
+}
+
+fn cls() -> String {
+    "cls".to_owned()
+}
+
+impl AdapterCard {
+    /// `unprocessable` with every field that is wrong.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        if json.len() > CARD_BYTES_MAX {
+            return Err(Error::unprocessable(format!(
+                "trunkline.json has {} bytes; at most {CARD_BYTES_MAX} are read",
+                json.len()
+            )));
+        }
+        let file: CardFile =
+            serde_json::from_slice(json).map_err(|e| Error::unprocessable(format!("trunkline.json: {e}")))?;
+        Self::from_file(file)
+    }
+
+    fn from_file(file: CardFile) -> Result<Self> {
+        let mut problems = Vec::new();
+        let family = parse::<Family>("family", &file.family, &mut problems);
+        let problem_type = parse::<ProblemType>("problem_type", &file.problem_type, &mut problems);
+        let fingerprint = parse::<Digest>("backbone_fingerprint", &file.backbone_fingerprint, &mut problems);
+        problems.extend(LabelSet::new(file.labels.clone()).err().map(|e| format!("labels: {}", e.message())));
+        if file.max_length == 0 {
+            problems.push("max_length: 0 tokens; at least 1 is wanted".to_owned());
+        }
+        if !matches!(&*file.pooling, "cls" | "mean") {
+            problems.push(format!("pooling: {:?} is neither \"cls\" nor \"mean\"", file.pooling));
+        }
+        for (label, threshold) in &file.thresholds {
+            if !file.labels.contains(label) || !(0.0..=1.0).contains(threshold) {
+                problems.push(format!("thresholds: {label:?} is no label, or its {threshold} is not in 0..=1"));
+            }
+        }
+        let (Some(family), Some(problem_type), Some(backbone_fingerprint), true) =
+            (family, problem_type, fingerprint, problems.is_empty())
+        else {
+            return Err(Error::unprocessable("trunkline.json is not a card we can read").with_problems(problems));
+        };
+        let CardFile { labels, max_length, pooling, thresholds, training, .. } = file;
+        Ok(Self { family, labels, problem_type, backbone_fingerprint, max_length, pooling, thresholds, training })
+    }
+
+    /// The same card gives the same bytes.
+    pub fn to_json(&self) -> Vec<u8> {
+        let file = CardFile {
+            family: self.family.as_str().to_owned(),
+            labels: self.labels.clone(),
+            problem_type: self.problem_type.as_str().to_owned(),
+            backbone_fingerprint: self.backbone_fingerprint.as_str().to_owned(),
+            max_length: self.max_length,
+            pooling: self.pooling.clone(),
+            thresholds: self.thresholds.clone(),
+            training: self.training.clone(),
+        };
+        serde_json::to_vec_pretty(&file).expect("strings, numbers and JSON values have a text")
+    }
+}
+
+fn parse<T: FromStr<Err = Error>>(field: &str, text: &str, problems: &mut Vec<String>) -> Option<T> {
+    text.parse().map_err(|e: Error| problems.push(format!("{field}: {}", e.message()))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card() -> AdapterCard {
+        AdapterCard {
+            family: Family::Classify,
+            labels: vec!["yes".to_owned(), "no".to_owned()],
+            problem_type: ProblemType::MultiLabel,
+            backbone_fingerprint: Digest::from_sha256(&[7; 32]),
+            max_length: 128,
+            pooling: "mean".to_owned(),
+            thresholds: [("yes".to_owned(), 0.25)].into(),
+            training: Some(serde_json::json!({"seed": 42, "metrics": {"f1": 0.9}})),
+        }
+    }
+
+    #[test]
+    fn a_card_is_read_as_it_was_written() {
+        let json = card().to_json();
+        assert_eq!(AdapterCard::from_json(&json).unwrap(), card());
+        assert_eq!(AdapterCard::from_json(&json).unwrap().to_json(), json);
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        for (field, value, expected) in [
+            ("family", r#""qa""#, "family"),
+            ("labels", r#"["a", "a"]"#, "labels"),
+            ("labels", "[]", "labels"),
+            ("problem_type", r#""regression""#, "problem_type"),
+            ("backbone_fingerprint", r#""abc""#, "backbone_fingerprint"),
+            ("max_length", "0", "max_length"),
+            ("max_length", r#""long""#, "string \"long\""),
+            ("pooling", r#""max""#, "pooling"),
+            ("thresholds", r#"{"maybe": 0.5}"#, "maybe"),
+            ("thresholds", r#"{"yes": 1.5}"#, "1.5"),
+            ("labelz", "1", "labelz"),
+        ] {
+            let mut file: serde_json::Value = serde_json::from_slice(&card().to_json()).unwrap();
+            file[field] = serde_json::from_str(value).unwrap();
+            let error = AdapterCard::from_json(file.to_string().as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{field} = {value}: {error}");
+        }
+    }
+}

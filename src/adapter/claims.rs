@@ -1,0 +1,162 @@
+//! The tensors of an adapter, claimed one by one by what they are for; what is missing, misshapen or left over is noted, so that a
+//! refusal lists everything at once.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::Tensor;
+
+use crate::adapter::bundle::Target;
+use crate::adapter::names::{lora_a, lora_b, lora_b_bias, module_name, pooler};
+use crate::adapter::weights::{NamedTensors, file_name};
+use crate::adapter::{AdapterCard, LoraConfig};
+use crate::domain::{Error, Result};
+use crate::model::{Architecture, Delta, Encoder, EncoderConfig, Head, HeadKind, Site};
+
+/// A refusal that lists more helps nobody.
+const PROBLEMS_MAX: usize = 100;
+
+/// Tensors not claimed yet, by their name in the task model.
+pub(crate) struct Claims {
+    tensors: NamedTensors,
+    pub(crate) problems: Vec<String>,
+}
+
+impl Claims {
+    pub(crate) fn new(tensors: NamedTensors, problems: Vec<String>) -> Self {
+        Self { tensors, problems }
+    }
+
+    /// Both halves of a module's update.
+    pub(crate) fn take_delta(&mut self, target: &Target) -> Option<(Site, Delta)> {
+        let a = self.take(&lora_a(&target.module), &[target.rank, target.inputs]);
+        let b = self.take(&lora_b(&target.module), &[target.outputs, target.rank]);
+        Some((target.site, Delta { a: a?, b: b?, scale: target.scale }))
+    }
+
+    /// What the adapter adds to the biases of linears, (out) each. After [`Claims::take_head`], whose biases are its own.
+    pub(crate) fn take_bias_deltas(
+        &mut self,
+        config: &LoraConfig,
+        targets: &[Target],
+        encoder: &Encoder,
+    ) -> Result<BTreeMap<Site, Tensor>> {
+        if config.lora_bias {
+            return self.take_lora_biases(targets);
+        }
+        match &*config.bias {
+            "all" => {
+                let deltas = self.take_trained_biases(&encoder.sites(), encoder)?;
+                self.drop_unchanged_biases(encoder);
+                Ok(deltas)
+            }
+            "lora_only" => {
+                let sites: Vec<Site> = targets.iter().map(|target| target.site).collect();
+                self.take_trained_biases(&sites, encoder)
+            }
+            _ => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// B's own biases, scaled as the update is.
+    fn take_lora_biases(&mut self, targets: &[Target]) -> Result<BTreeMap<Site, Tensor>> {
+        let mut deltas = BTreeMap::new();
+        for target in targets {
+            if let Some(bias) = self.take(&lora_b_bias(&target.module), &[target.outputs]) {
+                deltas.insert(target.site, (bias * target.scale)?);
+            }
+        }
+        Ok(deltas)
+    }
+
+    /// Biases that were trained in place, less the backbone's. PEFT forgets to save them under `lora_only` and then runs the
+    /// backbone's; so do we.
+    fn take_trained_biases(&mut self, sites: &[Site], encoder: &Encoder) -> Result<BTreeMap<Site, Tensor>> {
+        let mut deltas = BTreeMap::new();
+        for &site in sites {
+            let name = format!("{}.bias", module_name(encoder.config().architecture, site));
+            let Some(base) = encoder.backbone_tensor(&name).filter(|_| self.tensors.contains_key(&name)) else {
+                continue;
+            };
+            if let Some(bias) = self.take(&name, base.dims()) {
+                deltas.insert(site, (bias - base)?);
+            }
+        }
+        Ok(deltas)
+    }
+
+    /// Under `all` PEFT saves every bias there is. Those of norms cannot be changed here, but may be there as they were.
+    fn drop_unchanged_biases(&mut self, encoder: &Encoder) {
+        let is_as_it_was = |name: &str, bias: &Tensor| {
+            let base = encoder.backbone_tensor(name).filter(|base| base.dims() == bias.dims());
+            base.is_some_and(|base| matches!((values(&base), values(bias)), (Ok(base), Ok(bias)) if base == bias))
+        };
+        self.tensors.retain(|name, bias| !(name.ends_with(".bias") && is_as_it_was(name, bias)));
+    }
+
+    /// The head's tensors by name, and the pooler's where the adapter trained a copy of it.
+    pub(crate) fn take_head(
+        &mut self,
+        config: &LoraConfig,
+        card: &AdapterCard,
+        encoder: &Encoder,
+        kind: HeadKind,
+    ) -> HashMap<String, Tensor> {
+        let mut wanted = Head::required(kind, encoder, &card.pooling, card.labels.len());
+        wanted.extend(own_pooler(config, card, encoder, kind));
+        wanted.into_iter().filter_map(|(name, shape)| self.take(&name, &shape).map(|tensor| (name, tensor))).collect()
+    }
+
+    /// Fails with all problems; a tensor that nobody claimed is one.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let left_over = |name: &String| {
+            format!("{} is nothing that this configuration lets an adapter change in this backbone", file_name(name))
+        };
+        self.problems.extend(self.tensors.keys().map(left_over));
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        let more = self.problems.len().saturating_sub(PROBLEMS_MAX);
+        if more > 0 {
+            self.problems.truncate(PROBLEMS_MAX);
+            self.problems.push(format!("… and {more} more"));
+        }
+        Err(Error::unprocessable("the adapter's weights do not fit its configuration and the backbone")
+            .with_problems(self.problems))
+    }
+
+    fn take(&mut self, name: &str, shape: &[usize]) -> Option<Tensor> {
+        match self.tensors.remove(name) {
+            Some(tensor) if tensor.dims() == shape => Some(tensor),
+            Some(tensor) => {
+                let got = tensor.dims();
+                self.problems.push(format!("{} has shape {got:?}; {shape:?} is wanted", file_name(name)));
+                None
+            }
+            None => {
+                self.problems.push(format!("{} is missing", file_name(name)));
+                None
+            }
+        }
+    }
+}
+
+/// Names and shapes of the pooler's copy, if `modules_to_save` asks for one. BERT's sequence classification alone has a pooler.
+pub(crate) fn own_pooler(
+    config: &LoraConfig,
+    card: &AdapterCard,
+    encoder: &Encoder,
+    kind: HeadKind,
+) -> Vec<(String, Vec<usize>)> {
+    let EncoderConfig { architecture, hidden_size, .. } = *encoder.config();
+    let has_pooler = architecture == Architecture::Bert && kind == HeadKind::Sequence && card.pooling == "cls";
+    let named = |name: &String| name == "pooler" || name.ends_with(".pooler");
+    if !has_pooler || !config.modules_to_save.iter().any(named) {
+        return Vec::new();
+    }
+    let [weight, bias] = pooler(architecture);
+    vec![(weight, vec![hidden_size, hidden_size]), (bias, vec![hidden_size])]
+}
+
+fn values(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1()
+}
