@@ -19,5 +19,6 @@ fn open_cuda(index: usize) -> Result<Device> {
             "device \"cuda:{index}\": this build has no CUDA; build with --features cuda, or use --device cpu"
         )));
     }
-    Device::new_cuda(index).map_err(|e| Error::unavailable(format!("device \"cuda:{index}\" cannot be opened")).with_source(e))
+    Device::new_cuda(index)
+        .map_err(|e| Error::unavailable(format!("device \"cuda:{index}\" cannot be opened")).with_source(e))
 }

@@ -1,8 +1,23 @@
 //! From dataset to evaluated adapter: formats and their doctor, losses, the loop, evaluation, checkpoints. Plain synchronous code; leaves queueing and publishing to `serving`.
 
+mod batches;
+mod card;
+mod checkpoint;
+mod collate;
 pub mod dataset;
 mod evaluate;
 mod fine_tune;
+mod labels;
+mod objective;
+mod optimizer;
+mod pace;
+mod predict;
+mod prefix;
+mod schedule;
+mod settle;
+mod trainer;
+mod variables;
+mod workers;
 
 pub use evaluate::{
     ClassificationReport, ClassificationRow, Confusion, Evaluation, NerReport, NerRow, Scores, Span, WorstError,

@@ -1,0 +1,142 @@
+//! What a trained adapter says of itself: its LoRA configuration, its card, and the card's account of the training.
+//! Holds nothing that differs between two runs of the same spec, data and seed: no clock, no job id.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::adapter::{AdapterCard, LoraConfig, TargetModules};
+use crate::domain::{Digest, Error, Family, FineTuneSpec, Hyperparameters, LabelSet, LayerChoice, ProblemType, Result};
+use crate::model::{Architecture, Encoder};
+use crate::training::checkpoint::State;
+use crate::training::evaluate::Evaluation;
+use crate::training::settle::Recipe;
+use crate::training::trainer::metrics;
+
+/// LoRA as `asked` for, on this encoder.
+pub(super) fn lora_config(family: Family, asked: &Hyperparameters, encoder: &Encoder) -> Result<LoraConfig> {
+    let layers = chosen_layers(&asked.layers, encoder.config().layers)?;
+    let modules = asked.target_modules.clone().unwrap_or_else(|| linears_of(encoder, &layers));
+    // BERT's pooler was trained for another task; its copy goes with the adapter
+    let trains_pooler = family == Family::Classify && encoder.config().architecture == Architecture::Bert;
+    let saved = if trains_pooler { vec!["classifier".to_owned(), "pooler".to_owned()] } else { Vec::new() };
+    Ok(LoraConfig {
+        rank: asked.rank,
+        alpha: asked.alpha,
+        lora_dropout: asked.dropout,
+        target_modules: TargetModules::Suffixes(modules),
+        layers_to_transform: Some(layers),
+        modules_to_save: saved,
+        ..LoraConfig::default()
+    })
+}
+
+/// Layer numbers, ascending.
+fn chosen_layers(choice: &LayerChoice, layers: usize) -> Result<Vec<usize>> {
+    let chosen: BTreeSet<usize> = match choice {
+        LayerChoice::Last(count) => (layers.saturating_sub(*count)..layers).collect(),
+        LayerChoice::All => (0..layers).collect(),
+        LayerChoice::These(these) => these.iter().copied().collect(),
+    };
+    match chosen.last() {
+        None => Err(Error::unprocessable("layers names none; at least one is wanted")),
+        Some(&highest) if highest >= layers => {
+            Err(Error::unprocessable(format!("layers names layer {highest}; the backbone has 0 to {}", layers - 1)))
+        }
+        Some(_) => Ok(chosen.into_iter().collect()),
+    }
+}
+
+/// The names of all linears in `layers`, below their layer: `attention.self.query`.
+fn linears_of(encoder: &Encoder, layers: &[usize]) -> Vec<String> {
+    let sites = encoder.sites().into_iter().filter(|site| layers.contains(&site.layer));
+    let names = sites.filter_map(|site| {
+        let path = encoder.config().architecture.module_path(site);
+        path.split_once(&format!(".{}.", site.layer)).map(|(_, name)| name.to_owned())
+    });
+    names.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// A card without its account of the training.
+pub(super) fn card(
+    spec: &FineTuneSpec,
+    labels: &LabelSet,
+    multi_label: bool,
+    fingerprint: &Digest,
+    max_length: usize,
+) -> AdapterCard {
+    AdapterCard {
+        family: spec.family,
+        labels: labels.as_slice().to_vec(),
+        problem_type: if multi_label { ProblemType::MultiLabel } else { ProblemType::SingleLabel },
+        backbone_fingerprint: fingerprint.clone(),
+        max_length,
+        pooling: "cls".to_owned(),
+        thresholds: Default::default(),
+        training: None,
+    }
+}
+
+/// The card's `training`.
+pub(super) fn account(
+    spec: &FineTuneSpec,
+    recipe: &Recipe,
+    rows: [usize; 2],
+    state: &State,
+    run: &str,
+    validation: &Evaluation,
+    test: Option<&Evaluation>,
+) -> Value {
+    let asked = &spec.hyperparameters;
+    let figures = |evaluation: &Evaluation| -> serde_json::Map<String, Value> {
+        metrics(evaluation).into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
+    };
+    json!({
+        "data": {
+            "train": spec.train.to_string(),
+            "validation": spec.validation.as_ref().map_or_else(|| "a tenth of train".to_owned(), ToString::to_string),
+            "test": spec.test.as_ref().map(ToString::to_string),
+            "rows": rows[0],
+            "validation_rows": rows[1],
+        },
+        "init_from": spec.init_from.as_ref().map(ToString::to_string),
+        "seed": asked.seed,
+        "hyperparameters": {
+            "epochs": recipe.epochs,
+            "batch_size": recipe.batch_size,
+            "learning_rate": recipe.learning_rate,
+            "head_learning_rate": recipe.learning_rate * recipe.head_rate,
+            "warmup_steps": recipe.warmup_steps,
+            "dropout": asked.dropout,
+            "weight_decay": recipe.weight_decay,
+            "max_gradient_norm": recipe.max_gradient_norm,
+            "early_stopping_patience": recipe.patience,
+        },
+        "steps": state.step,
+        "best_step": state.best.as_ref().map(|best| best.step),
+        "metrics": { "validation": figures(validation), "test": test.map(figures) },
+        "job": { "kind": "fine_tune", "run": run },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_counted_from_the_bottom() {
+        let check = |choice: LayerChoice, expected: &str| {
+            let got = match chosen_layers(&choice, 6) {
+                Ok(layers) => format!("{layers:?}"),
+                Err(error) => error.message().to_owned(),
+            };
+            assert_eq!(got, expected);
+        };
+        check(LayerChoice::Last(2), "[4, 5]");
+        check(LayerChoice::Last(9), "[0, 1, 2, 3, 4, 5]");
+        check(LayerChoice::All, "[0, 1, 2, 3, 4, 5]");
+        check(LayerChoice::These(vec![3, 1, 3]), "[1, 3]");
+        check(LayerChoice::Last(0), "layers names none; at least one is wanted");
+        check(LayerChoice::These(vec![6]), "layers names layer 6; the backbone has 0 to 5");
+    }
+}
