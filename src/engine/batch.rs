@@ -31,10 +31,11 @@ impl Work {
         }
     }
 
-    /// For messages: `adapter people@3`, or the base model.
+    /// For messages: `adapter people@3` (one that is not published yet has no version), or the base model.
     pub(super) fn describe(&self) -> String {
-        match self.adapter() {
-            Some(adapter) => format!("adapter {}@{}", adapter.identity.name, adapter.identity.version),
+        match self.adapter().map(|adapter| &adapter.identity) {
+            Some(identity) if identity.version == 0 => format!("adapter {}", identity.name),
+            Some(identity) => format!("adapter {}@{}", identity.name, identity.version),
             None => "base model".to_owned(),
         }
     }

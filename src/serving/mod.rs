@@ -1,10 +1,13 @@
 //! Requests and jobs become work for engine and trainer: scheduling, admission, the registry of live adapters, datasets, jobs. Leaves wires to `transport`.
 
+mod admission;
+mod batcher;
 mod datasets;
 mod health;
 mod inference;
 pub mod jobs;
 mod registry;
+mod scheduler;
 
 pub use datasets::{DatasetInfo, DatasetService, SplitInfo};
 pub use health::Health;
