@@ -29,8 +29,7 @@ impl Inner {
         files: AdapterFiles,
         activate: bool,
     ) -> Result<PublishedVersion> {
-        let fingerprint = self.residency.fingerprint();
-        let files = if files.card.is_some() { files } else { files.with_card(None, None, fingerprint)? };
+        let files = if files.card.is_some() { files } else { self.residency.with_card(files, None, None)? };
         let bundle = self.residency.check(files.clone()).await?;
         self.may_be_named(&name, bundle.family())?;
         self.residency.rehearse(&name, files.digest(), bundle.clone()).await?;

@@ -107,8 +107,8 @@ impl Registry {
         family: Option<Family>,
         activate: bool,
     ) -> Result<PublishedVersion> {
-        let fingerprint = self.inner.residency.fingerprint().clone();
-        let files = blocking(move || read_archive(&archive)?.with_card(labels, family, &fingerprint)).await?;
+        let residency = self.inner.residency.clone();
+        let files = blocking(move || residency.with_card(read_archive(&archive)?, labels, family)).await?;
         self.publish(name, files, activate).await
     }
 

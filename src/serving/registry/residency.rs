@@ -149,8 +149,14 @@ impl Residency {
         &self.store
     }
 
-    pub(super) fn fingerprint(&self) -> &Digest {
-        &self.config.fingerprint
+    /// Gives a folder fresh from PEFT the card it lacks.
+    pub(super) fn with_card(
+        &self,
+        files: AdapterFiles,
+        labels: Option<Vec<String>>,
+        family: Option<Family>,
+    ) -> Result<AdapterFiles> {
+        files.with_card(labels, family, &self.config.fingerprint, self.engine.encoder().config().max_length)
     }
 
     /// For a request: at once if it is resident, else when it is loaded. What failed its checks is refused without another try.
