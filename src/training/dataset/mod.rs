@@ -1,6 +1,25 @@
-//! Training data: examples of each family, read from the formats users have, checked by the doctor.
+//! Training data: examples of each family, read from the formats users have, checked by the doctor. Where it is stored is left to `serving`.
 
-use crate::domain::{Family, Result};
+mod doctor;
+mod findings;
+mod format;
+mod limits;
+mod report;
+mod row;
+mod split;
+mod tags;
+mod typos;
+mod unpack;
+mod words;
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::domain::{Error, Family, Result};
+
+pub use findings::Finding;
+pub use report::DoctorReport;
+pub use split::Split;
 
 /// One example, whatever format it came in.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,63 +51,66 @@ pub enum DatasetFamily {
     Pairs,
 }
 
-/// A readable split.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Split {
-    pub examples: Vec<Example>,
-    /// Classification: some row had a list of labels.
-    pub multi_label: bool,
-}
-
-/// The doctor's findings; `errors` refuse the data, `warnings` do not. Serialised as the upload's answer.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct DoctorReport {
-    pub family: String,
-    pub format: String,
-    pub rows: usize,
-    pub tokens: usize,
-    pub labels: std::collections::BTreeMap<String, usize>,
-    pub multi_label: bool,
-    pub longest_row_tokens: usize,
-    pub errors: Vec<Finding>,
-    pub warnings: Vec<Finding>,
-}
-
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Finding {
-    /// `misaligned_span`, `tag_scheme`, `duplicate_rows`, `leakage`, `label_typo`, `past_max_length`, `empty_row`, …
-    pub code: String,
-    pub message: String,
-    pub count: usize,
-    /// The first of them, from 1.
-    pub lines: Vec<usize>,
-}
-
 /// Other splits of the same dataset, for leakage checks.
 pub type OtherSplits<'a> = &'a [(&'a str, &'a Split)];
 
 /// Bytes in any format of the contract (JSON lines of every shape, CoNLL columns, CSV/TSV, Parquet, Label Studio; gzip or zstd around it),
 /// recognised by content. The split is None where errors refuse it. `max_length`: words past it are counted as a warning.
+/// Fails only on bytes that cannot be unpacked or are over the limit. Rows are held to what training needs; see [`read_split`].
 pub fn read(
     family: DatasetFamily,
     bytes: &[u8],
     others: OtherSplits<'_>,
     max_length: usize,
 ) -> Result<(DoctorReport, Option<Split>)> {
-    let _ = (family, bytes, others, max_length);
-    todo!()
+    read_split(family, doctor::TRAIN, bytes, others, max_length)
 }
 
-impl Split {
-    /// Canonical JSON lines: `{"tokens","tags"}`, `{"text","label"}` or `{"text","labels"}`, `{"a","b"}`.
-    pub fn to_jsonl(&self) -> Vec<u8> {
-        todo!()
-    }
+/// The same for a split by name: only `train` (or a split that stands alone) must have something to tell apart.
+pub fn read_split(
+    family: DatasetFamily,
+    split: &str,
+    bytes: &[u8],
+    others: OtherSplits<'_>,
+    max_length: usize,
+) -> Result<(DoctorReport, Option<Split>)> {
+    let bytes = unpack::unpack(bytes)?;
+    let mut rows = row::Rows::new(family);
+    let format = format::read(&bytes, &mut rows);
+    let report = doctor::examine(&mut rows, format, split, others, max_length);
+    let examples = rows.kept.into_iter().map(|row| row.example).collect();
+    let split = report.errors.is_empty().then_some(Split { examples, multi_label: rows.multi_label });
+    Ok((report, split))
+}
 
-    /// Reads what [`Split::to_jsonl`] wrote.
-    pub fn from_jsonl(family: DatasetFamily, bytes: &[u8]) -> Result<Self> {
-        let _ = (family, bytes);
-        todo!()
+/// The JSON lines that [`Split::to_jsonl`] wrote and that were compressed for storage; bounded as an upload is.
+pub fn read_stored(family: DatasetFamily, bytes: &[u8]) -> Result<Split> {
+    Split::from_jsonl(family, &unpack::unpack(bytes)?)
+}
+
+impl DatasetFamily {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ner => "ner",
+            Self::Classify => "classify",
+            Self::Pairs => "pairs",
+        }
+    }
+}
+
+impl fmt::Display for DatasetFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for DatasetFamily {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        [Self::Ner, Self::Classify, Self::Pairs].into_iter().find(|family| family.as_str() == s).ok_or_else(|| {
+            Error::invalid(format!("dataset family {s:?} is none of \"ner\", \"classify\" and \"pairs\""))
+        })
     }
 }
 

@@ -1,0 +1,139 @@
+//! What is wrong with the rows: collected by kind, with a count and the first lines of each. Who finds it is left to the readers and the doctor.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::limits::{DETAILS_SHOWN_MAX, LINES_SHOWN_MAX};
+
+/// One kind of problem. The codes are part of the upload's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// `misaligned_span`, `tag_scheme`, `duplicate_rows`, `leakage`, `label_typo`, `past_max_length`, `empty_row`, …
+    pub code: String,
+    pub message: String,
+    pub count: usize,
+    /// The first of them, from 1 (of a Parquet file: rows).
+    pub lines: Vec<usize>,
+}
+
+/// Every kind of problem, worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Code {
+    InvalidUtf8,
+    UnreadableRow,
+    TagScheme,
+    MisalignedSpan,
+    OverlappingSpans,
+    TooLarge,
+    EmptySplit,
+    OneLabel,
+    MixedTagScheme,
+    TrimmedSpan,
+    SkippedRow,
+    EmptyRow,
+    BlankWord,
+    LabelTypo,
+    UnseenLabel,
+    LabelKind,
+    DuplicateRows,
+    ConflictingLabels,
+    Leakage,
+    PastMaxLength,
+}
+
+impl Code {
+    fn as_str(self) -> &'static str {
+        self.describe().0
+    }
+
+    /// The code, and what it says of the rows or spans it counts.
+    fn describe(self) -> (&'static str, &'static str) {
+        match self {
+            Self::InvalidUtf8 => ("invalid_utf8", "the text is not UTF-8"),
+            Self::UnreadableRow => ("unreadable_row", "rows that cannot be read"),
+            Self::TagScheme => ("tag_scheme", "rows with broken tags"),
+            Self::MisalignedSpan => ("misaligned_span", "spans that do not fit the text's words"),
+            Self::OverlappingSpans => ("overlapping_spans", "spans over words that have an entity already"),
+            Self::TooLarge => ("too_large", "over a limit"),
+            Self::EmptySplit => ("empty_split", "no rows"),
+            Self::OneLabel => ("one_label", "nothing to tell apart"),
+            Self::MixedTagScheme => ("mixed_tag_scheme", "entities that open with I- where others open with B-"),
+            Self::TrimmedSpan => ("trimmed_span", "spans with spaces at an end, read without them"),
+            Self::SkippedRow => ("skipped_row", "rows left out as their annotator wished"),
+            Self::EmptyRow => ("empty_row", "rows without a word, left out"),
+            Self::BlankWord => ("blank_word", "rows with words of spaces alone"),
+            Self::LabelTypo => ("label_typo", "labels that differ from another by little"),
+            Self::UnseenLabel => ("unseen_label", "labels that the training split lacks"),
+            Self::LabelKind => ("label_kind", "one label a row here, sets of labels elsewhere"),
+            Self::DuplicateRows => ("duplicate_rows", "rows that are there already"),
+            Self::ConflictingLabels => ("conflicting_labels", "rows that are there already with other labels"),
+            Self::Leakage => ("leakage", "rows that another split has too"),
+            Self::PastMaxLength => ("past_max_length", "rows longer than training reads"),
+        }
+    }
+}
+
+/// Errors and warnings as they are found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    errors: BTreeMap<Code, Tally>,
+    warnings: BTreeMap<Code, Tally>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    count: usize,
+    lines: Vec<usize>,
+    details: Vec<String>,
+}
+
+impl Findings {
+    /// `line` 0: of the whole file.
+    pub(super) fn error(&mut self, code: Code, line: usize, detail: impl Into<String>) {
+        self.errors.entry(code).or_default().add(line, detail.into());
+    }
+
+    pub(super) fn warn(&mut self, code: Code, line: usize, detail: impl Into<String>) {
+        self.warnings.entry(code).or_default().add(line, detail.into());
+    }
+
+    /// One thing to say of rows at several lines.
+    pub(super) fn warn_of_lines(&mut self, code: Code, lines: impl Iterator<Item = usize>, detail: &str) {
+        let mut detail = Some(detail);
+        for line in lines {
+            let tally = self.warnings.entry(code).or_default();
+            tally.add(line, String::new());
+            tally.details.extend(detail.take().filter(|_| tally.details.len() < DETAILS_SHOWN_MAX).map(str::to_owned));
+        }
+    }
+
+    /// (errors, warnings), worst first.
+    pub(super) fn finish(self) -> (Vec<Finding>, Vec<Finding>) {
+        let list = |tallies: BTreeMap<Code, Tally>| tallies.into_iter().map(|(code, t)| t.finish(code)).collect();
+        (list(self.errors), list(self.warnings))
+    }
+}
+
+impl Tally {
+    fn add(&mut self, line: usize, detail: String) {
+        self.count += 1;
+        if line > 0 && self.lines.len() < LINES_SHOWN_MAX && self.lines.last() != Some(&line) {
+            self.lines.push(line);
+        }
+        if !detail.is_empty() && self.details.len() < DETAILS_SHOWN_MAX {
+            self.details.push(if line > 0 { format!("line {line}: {detail}") } else { detail });
+        }
+    }
+
+    fn finish(self, code: Code) -> Finding {
+        let mut message = code.describe().1.to_owned();
+        if !self.details.is_empty() {
+            message = format!("{message}: {}", self.details.join("; "));
+        }
+        if self.details.len() == DETAILS_SHOWN_MAX && self.count > DETAILS_SHOWN_MAX {
+            message.push_str("; …");
+        }
+        Finding { code: code.as_str().to_owned(), message, count: self.count, lines: self.lines }
+    }
+}

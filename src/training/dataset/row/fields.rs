@@ -1,0 +1,93 @@
+//! Fields of a row, whatever format had them: found under their usual names, refused with what was got and what is wanted.
+
+use serde_json::{Map, Value};
+
+use crate::training::dataset::findings::Code;
+
+/// A row by field name.
+pub(in crate::training::dataset) type Fields = Map<String, Value>;
+
+/// Why a row is refused.
+#[derive(Debug)]
+pub(in crate::training::dataset) struct Fault {
+    pub(in crate::training::dataset) code: Code,
+    pub(in crate::training::dataset) message: String,
+}
+
+impl Fault {
+    pub(in crate::training::dataset) fn unreadable(message: impl Into<String>) -> Self {
+        Self { code: Code::UnreadableRow, message: message.into() }
+    }
+}
+
+/// The first of `names` that is there and not null.
+pub(super) fn find<'a>(fields: &'a Fields, names: &[&'static str]) -> Option<(&'static str, &'a Value)> {
+    names.iter().find_map(|name| fields.get(*name).filter(|value| !value.is_null()).map(|value| (*name, value)))
+}
+
+pub(super) fn optional_text<'a>(fields: &'a Fields, names: &[&'static str]) -> Result<Option<&'a str>, Fault> {
+    let Some((name, value)) = find(fields, names) else { return Ok(None) };
+    value.as_str().map(Some).ok_or_else(|| wrong(name, value, "a string"))
+}
+
+pub(super) fn text<'a>(fields: &'a Fields, names: &[&'static str]) -> Result<&'a str, Fault> {
+    optional_text(fields, names)?.ok_or_else(|| missing(names))
+}
+
+pub(super) fn strings(fields: &Fields, names: &[&'static str]) -> Result<Vec<String>, Fault> {
+    let (name, value) = find(fields, names).ok_or_else(|| missing(names))?;
+    let list = value.as_array().ok_or_else(|| wrong(name, value, "a list of strings"))?;
+    let string = |(at, value): (usize, &Value)| {
+        let entry = format!("{name}[{at}]");
+        value.as_str().map(str::to_owned).ok_or_else(|| wrong(&entry, value, "a string"))
+    };
+    list.iter().enumerate().map(string).collect()
+}
+
+/// A label's name: a string with something in it, or a whole number by its digits.
+pub(super) fn label(name: &str, value: &Value) -> Result<String, Fault> {
+    match value {
+        Value::String(label) if !label.trim().is_empty() => Ok(label.clone()),
+        Value::String(_) => Err(Fault::unreadable(format!("field {name:?} is blank; a label is wanted"))),
+        Value::Number(number) if number.is_i64() || number.is_u64() => Ok(number.to_string()),
+        other => Err(wrong(name, other, "a label (a string or a whole number)")),
+    }
+}
+
+/// A character position.
+pub(super) fn position(fields: &Fields, name: &'static str) -> Result<usize, Fault> {
+    let value = fields.get(name).ok_or_else(|| missing(&[name]))?;
+    as_position(name, value)
+}
+
+pub(super) fn as_position(name: &str, value: &Value) -> Result<usize, Fault> {
+    let position = value.as_u64().and_then(|position| usize::try_from(position).ok());
+    position.ok_or_else(|| wrong(name, value, "a character position from 0"))
+}
+
+pub(super) fn object<'a>(name: &str, value: &'a Value) -> Result<&'a Fields, Fault> {
+    value.as_object().ok_or_else(|| wrong(name, value, "an object"))
+}
+
+pub(super) fn missing(names: &[&'static str]) -> Fault {
+    let others = match names {
+        [_] | [] => String::new(),
+        [_, others @ ..] => format!(" (or {})", others.join(", ")),
+    };
+    Fault::unreadable(format!("field {:?}{others} is missing", names.first().unwrap_or(&"")))
+}
+
+pub(super) fn wrong(name: &str, value: &Value, wanted: &str) -> Fault {
+    Fault::unreadable(format!("field {name:?} is {}; {wanted} is wanted", kind(value)))
+}
+
+pub(in crate::training::dataset) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
