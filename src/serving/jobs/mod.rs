@@ -1,21 +1,41 @@
 //! Training jobs: queue, journal (SQLite), runner thread, cancel, pause, resume, gate, publication. Leaves the loop to `training`.
 
+mod check;
+mod desk;
 mod fields;
+mod folder;
+mod gate;
 mod journal;
+mod observer;
+mod ports;
+mod progress;
 mod record;
 mod runner;
+mod steering;
+#[cfg(test)]
+mod tests;
 
 pub use record::{parse_spec, spec_from_json, spec_to_json};
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, SystemTime};
 
-use crate::domain::{Digest, JobId, JobSpec, JobState, Result};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::timeout;
+
+use crate::domain::{Digest, Error, JobId, JobSpec, JobState, Result};
 use crate::engine::Engine;
 use crate::serving::{DatasetService, PublishedVersion, Registry};
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
+use desk::{Desk, Parts};
+use ports::{HousePublisher, HouseTrainer};
+use runner::Runner;
 
 /// A job as `GET /jobs/{id}` shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,15 +83,31 @@ pub struct JobsConfig {
     pub state_dir: PathBuf,
     /// Of the training thread.
     pub threads: usize,
-    /// Jobs waiting or running; one more is refused.
+    /// Jobs queued, running or paused; one more is refused.
     pub queue_max: usize,
     pub fingerprint: Digest,
 }
 
-/// Cloneable handle.
+/// How long [`Jobs::shut_down`] waits for the runner: a step and a checkpoint take seconds, an evaluation may take longer and is
+/// done again after the restart.
+const SHUT_DOWN_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Cloneable handle; when the last one goes, the runner stops at its next step.
 #[derive(Clone)]
 pub struct Jobs {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    desk: Arc<Desk>,
+    bell: SyncSender<()>,
+    runner: watch::Receiver<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.desk.steering.stop();
+    }
 }
 
 impl Jobs {
@@ -84,67 +120,121 @@ impl Jobs {
         metrics: Arc<Metrics>,
         config: JobsConfig,
     ) -> Result<Self> {
-        let _ = (engine, tokenizer, registry, datasets, metrics, config);
-        Ok(Self { _inner: Arc::new(()) })
+        let JobsConfig { state_dir, threads, queue_max, fingerprint } = config;
+        let trainer = Arc::new(HouseTrainer { engine, tokenizer, fingerprint, threads });
+        let publisher = Arc::new(HousePublisher { registry, runtime: Handle::current() });
+        Self::open(Parts { trainer, publisher, data: datasets, metrics, state_dir, queue_max }).await
+    }
+
+    async fn open(parts: Parts) -> Result<Self> {
+        let desk = Arc::new(blocking(move || Desk::open(parts)).await?);
+        // One ring is as good as many.
+        let (bell, ringing) = sync_channel(1);
+        let (alive, runner) = watch::channel(());
+        let thread = Runner { desk: desk.clone(), bell: ringing, alive };
+        thread::Builder::new().name("jobs".to_owned()).spawn(move || thread.run())?;
+        Ok(Self { inner: Arc::new(Inner { desk, bell, runner }) })
     }
 
     /// Checks the spec against datasets and registry at once (`unprocessable` names everything wrong), then queues.
+    /// `overloaded` if too many jobs are unfinished.
     pub async fn submit(&self, spec: JobSpec) -> Result<JobView> {
-        let _ = spec;
-        todo!()
+        let id = JobId(format!("job_{}", uuid::Uuid::now_v7().simple()));
+        let job = self.with_desk(move |desk| desk.submit(&id, &spec)).await?;
+        tracing::info!(job = %job.view.id, "job queued");
+        self.ring();
+        Ok(job.view)
     }
 
     /// Newest first, after job `after`; and whether there are more.
     pub async fn list(&self, after: Option<JobId>, limit: usize) -> Result<(Vec<JobView>, bool)> {
-        let _ = (after, limit);
-        todo!()
+        let mut jobs = self.with_desk(move |desk| desk.journal.list(after.as_ref(), limit.saturating_add(1))).await?;
+        let has_more = jobs.len() > limit;
+        jobs.truncate(limit);
+        Ok((jobs.into_iter().map(|job| job.view).collect(), has_more))
     }
 
     pub async fn get(&self, id: &JobId) -> Result<JobView> {
-        let _ = id;
-        todo!()
+        self.on_job(id, |desk, id| desk.journal.job(id)).await.map(|job| job.view)
     }
 
+    /// A waiting job is cancelled at once, a running one at its next step. `conflict` once it is being published, or over.
     pub async fn cancel(&self, id: &JobId) -> Result<JobView> {
-        let _ = id;
-        todo!()
+        self.on_job(id, Desk::cancel).await.map(|job| job.view)
     }
 
+    /// A queued job is paused at once, a running one at its next step, with a checkpoint. `conflict` from evaluation on.
     pub async fn pause(&self, id: &JobId) -> Result<JobView> {
-        let _ = id;
-        todo!()
+        self.on_job(id, Desk::pause).await.map(|job| job.view)
     }
 
+    /// Queues a paused job again; it keeps its age. `conflict` if it is not paused.
     pub async fn resume(&self, id: &JobId) -> Result<JobView> {
-        let _ = id;
-        todo!()
+        let job = self.on_job(id, Desk::resume).await?;
+        self.ring();
+        Ok(job.view)
     }
 
     /// Events with ids above `after`, at most `limit`, oldest first.
     pub async fn events(&self, id: &JobId, after: u64, limit: usize) -> Result<Vec<JobEvent>> {
-        let _ = (id, after, limit);
-        todo!()
+        self.on_job(id, move |desk, id| desk.journal.events(id, after, limit)).await
     }
 
     /// Returns when the job has an event above `after` (true), or is over and has none (false). A stream is a loop over this and [`Jobs::events`].
     pub async fn wait_for_events(&self, id: &JobId, after: u64) -> Result<bool> {
-        let _ = (id, after);
-        todo!()
+        loop {
+            let mut changes = self.inner.desk.journal.watch(id);
+            let (last, is_over) = self.on_job(id, |desk, id| desk.journal.last_event(id)).await?;
+            if last > after || is_over {
+                return Ok(last > after);
+            }
+            // An error means that the sender was swept; looking again is right then too.
+            let _swept = changes.changed().await;
+        }
     }
 
+    /// By step; none once the job is over.
     pub async fn checkpoints(&self, id: &JobId) -> Result<Vec<CheckpointView>> {
-        let _ = id;
-        todo!()
+        self.on_job(id, |desk, id| desk.journal.job(id).and_then(|_| desk.folder(id).checkpoints())).await
     }
 
-    /// The evaluation report as JSON: `validation`, `test`, `gate`.
+    /// The evaluation report as JSON: `validation`, `test`, `gate`. `not_found` before the job is evaluated.
     pub async fn report(&self, id: &JobId) -> Result<serde_json::Value> {
-        let _ = id;
-        todo!()
+        self.on_job(id, Desk::report).await
     }
 
-    /// Stops the runner at its next step, with a checkpoint.
+    /// Stops the runner at its next step, with a checkpoint: the job is queued, and goes on after the next start.
     pub async fn shut_down(&self) {
-        todo!()
+        self.inner.desk.steering.stop();
+        self.ring();
+        let mut runner = self.inner.runner.clone();
+        let ended = async { while runner.changed().await.is_ok() {} };
+        if timeout(SHUT_DOWN_WAIT_MAX, ended).await.is_err() {
+            tracing::warn!("the running job did not stop in time; it goes on from its checkpoint after the next start");
+        }
     }
+
+    /// A full bell is ringing already.
+    fn ring(&self) {
+        let _ringing = self.inner.bell.try_send(());
+    }
+
+    async fn on_job<T: Send + 'static>(
+        &self,
+        id: &JobId,
+        work: impl FnOnce(&Desk, &JobId) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let id = id.clone();
+        self.with_desk(move |desk| work(desk, &id)).await
+    }
+
+    async fn with_desk<T: Send + 'static>(&self, work: impl FnOnce(&Desk) -> Result<T> + Send + 'static) -> Result<T> {
+        let desk = self.inner.desk.clone();
+        blocking(move || work(&desk)).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let failed = |error: JoinError| Error::internal("a job request ran into a bug of the server").with_source(error);
+    spawn_blocking(work).await.map_err(failed)?
 }

@@ -1,1 +1,0 @@
-//! The journal: jobs and their events in SQLite.

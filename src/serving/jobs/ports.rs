@@ -1,0 +1,169 @@
+//! What the runner needs of the rest of the house, and the house behind it. Tests put their own behind it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::adapter::{AdapterBundle, AdapterFiles};
+use crate::domain::{AdapterName, AdapterRef, DataRef, Digest, Error, ErrorKind, Family, FineTuneSpec, Result};
+use crate::engine::Engine;
+use crate::serving::{DatasetService, PublishedVersion, Registry};
+use crate::text::Tokenizer;
+use crate::training::dataset::{DatasetFamily, Split};
+use crate::training::{Evaluation, FineTuneSetup, Observer, Outcome, evaluate_adapter, fine_tune};
+
+/// Training data by name: its family and rows.
+pub(super) trait DataSource: Send + Sync {
+    fn read(&self, reference: &DataRef) -> Result<(DatasetFamily, Split)>;
+}
+
+/// Trains and evaluates; both block.
+pub(super) trait Trainer: Send + Sync {
+    fn limits(&self) -> Limits;
+    fn train(&self, run: TrainingRun, observer: &mut dyn Observer) -> Result<Outcome>;
+    fn evaluate(&self, adapter: &AdapterFiles, split: &Split, dataset: &str) -> Result<Evaluation>;
+}
+
+/// Of the encoder that adapters are trained for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) layers: usize,
+    /// Tokens, special ones included.
+    pub(super) max_length: usize,
+}
+
+/// One fine-tuning run, apart from the machine it runs on.
+pub(super) struct TrainingRun {
+    pub(super) spec: FineTuneSpec,
+    pub(super) train: Split,
+    pub(super) validation: Option<Split>,
+    pub(super) test: Option<Split>,
+    pub(super) init: Option<AdapterFiles>,
+    pub(super) checkpoint_folder: PathBuf,
+    pub(super) job_id: String,
+}
+
+/// The adapters there are, and the way for one more to get there. All methods block.
+pub(super) trait Publisher: Send + Sync {
+    /// What a name or alias means; `adapter_not_found` names the nearest.
+    fn find(&self, reference: &AdapterRef) -> Result<Registered>;
+    fn files(&self, reference: &AdapterRef) -> Result<AdapterFiles>;
+    fn publish(&self, name: &AdapterName, files: AdapterFiles, activate: bool) -> Result<PublishedVersion>;
+    fn activate(&self, name: &AdapterName, version: u32) -> Result<()>;
+}
+
+/// An adapter as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Registered {
+    /// Of the adapter itself, also where an alias led to it.
+    pub(super) name: AdapterName,
+    /// None if none of its versions could be read.
+    pub(super) family: Option<Family>,
+    pub(super) active: Option<u32>,
+    pub(super) versions: Vec<(u32, Digest)>,
+}
+
+/// None where nothing has that name yet.
+pub(super) fn registered(publisher: &dyn Publisher, name: &AdapterName) -> Result<Option<Registered>> {
+    match publisher.find(&AdapterRef { name: name.clone(), version: None }) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::AdapterNotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl DataSource for DatasetService {
+    fn read(&self, reference: &DataRef) -> Result<(DatasetFamily, Split)> {
+        let (family, split, _digest) = self.read(reference)?;
+        Ok((family, split))
+    }
+}
+
+/// `training` on the encoder that serves.
+pub(super) struct HouseTrainer {
+    pub(super) engine: Engine,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) fingerprint: Digest,
+    pub(super) threads: usize,
+}
+
+impl HouseTrainer {
+    fn open(&self, files: &AdapterFiles) -> Result<AdapterBundle> {
+        AdapterBundle::read(files, self.engine.encoder(), &self.fingerprint)
+    }
+}
+
+impl Trainer for HouseTrainer {
+    fn limits(&self) -> Limits {
+        let config = self.engine.encoder().config();
+        Limits { layers: config.layers, max_length: config.max_length }
+    }
+
+    fn train(&self, run: TrainingRun, observer: &mut dyn Observer) -> Result<Outcome> {
+        let setup = FineTuneSetup {
+            encoder: self.engine.encoder().clone(),
+            tokenizer: self.tokenizer.clone(),
+            fingerprint: self.fingerprint.clone(),
+            init: run.init.as_ref().map(|files| self.open(files)).transpose()?,
+            spec: run.spec,
+            train: run.train,
+            validation: run.validation,
+            test: run.test,
+            checkpoint_folder: run.checkpoint_folder,
+            threads: self.threads,
+            job_id: Some(run.job_id),
+        };
+        fine_tune(setup, observer)
+    }
+
+    fn evaluate(&self, adapter: &AdapterFiles, split: &Split, dataset: &str) -> Result<Evaluation> {
+        let bundle = self.open(adapter)?;
+        evaluate_adapter(self.engine.encoder(), &self.tokenizer, &bundle, split, dataset, self.threads)
+    }
+}
+
+/// The registry, from threads that may block on it.
+pub(super) struct HousePublisher {
+    pub(super) registry: Arc<Registry>,
+    pub(super) runtime: Handle,
+}
+
+impl HousePublisher {
+    /// An alias stands for its one target; a split has no one adapter to start from.
+    fn target(&self, reference: &AdapterRef) -> Result<AdapterRef> {
+        let aliases = self.registry.aliases();
+        let Some((_, alias)) = aliases.iter().find(|(name, _)| *name == reference.name) else {
+            return Ok(reference.clone());
+        };
+        match alias.targets.as_slice() {
+            [only] => Ok(only.adapter.clone()),
+            several => Err(Error::conflict(format!("alias {reference} stands for {} adapters", several.len()))),
+        }
+    }
+}
+
+impl Publisher for HousePublisher {
+    fn find(&self, reference: &AdapterRef) -> Result<Registered> {
+        let view = self.registry.get(&self.target(reference)?.name)?;
+        Ok(Registered {
+            name: view.name,
+            family: view.family,
+            active: view.active_version,
+            versions: view.versions.into_iter().map(|version| (version.version, version.digest)).collect(),
+        })
+    }
+
+    fn files(&self, reference: &AdapterRef) -> Result<AdapterFiles> {
+        let target = self.target(reference)?;
+        self.runtime.block_on(self.registry.files(&target.name, target.version))
+    }
+
+    fn publish(&self, name: &AdapterName, files: AdapterFiles, activate: bool) -> Result<PublishedVersion> {
+        self.runtime.block_on(self.registry.publish(name, files, activate))
+    }
+
+    fn activate(&self, name: &AdapterName, version: u32) -> Result<()> {
+        self.runtime.block_on(self.registry.activate(name, version)).map(drop)
+    }
+}
