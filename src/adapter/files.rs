@@ -12,6 +12,9 @@ pub(crate) const CONFIG_NAME: &str = "adapter_config.json";
 pub(crate) const WEIGHTS_NAME: &str = "adapter_model.safetensors";
 pub(crate) const CARD_NAME: &str = "trunkline.json";
 
+/// All files of one adapter in bytes: rank 512 on every linear of a large encoder is about half of it.
+pub(crate) const FILES_BYTES_MAX: usize = 256 << 20;
+
 /// Where heads keep their last product, in the reference library's classes.
 const OUTPUT_WEIGHTS: [&str; 2] = ["classifier.weight", "classifier.out_proj.weight"];
 

@@ -1,0 +1,212 @@
+//! PEFT folders as `.tar` and `.tar.gz`: read with every path and size checked before a byte is kept, written reproducibly.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Component, Path};
+
+use flate2::read::MultiGzDecoder;
+use tar::{Archive, Builder, Entry, EntryType, Header};
+
+use crate::adapter::AdapterFiles;
+use crate::adapter::files::{CARD_NAME, CONFIG_NAME, FILES_BYTES_MAX, WEIGHTS_NAME};
+use crate::domain::{Error, Result};
+
+/// PEFT writes three files; with checkpoints' extras it is a dozen.
+const ENTRIES_MAX: usize = 64;
+
+/// All that may come out of an archive, headers and skipped files included: a bomb ends here, whatever it claims of itself.
+const UNPACKED_BYTES_MAX: u64 = FILES_BYTES_MAX as u64 + (1 << 20);
+
+/// Unpacked bytes for each packed one; weights hardly shrink (2 at best), JSON by 20, a bomb by 1000. Small archives may do as they like.
+const RATIO_MAX: u64 = 100;
+const RATIO_FREE_BYTES: u64 = 1 << 20;
+
+/// A path in bytes; ours have about 60.
+const PATH_BYTES_MAX: usize = 1024;
+
+/// What PEFT and its trainers put beside the three files; never opened, not kept. So are files whose name begins with a dot.
+const EXTRAS: [&str; 22] = [
+    "LICENSE",
+    "README.md",
+    "added_tokens.json",
+    "all_results.json",
+    "config.json",
+    "eval_results.json",
+    "merges.txt",
+    "optimizer.pt",
+    "rng_state.pth",
+    "scheduler.pt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "train_results.json",
+    "trainer_state.json",
+    "training_args.bin",
+    "version.json",
+    "vocab.json",
+    "vocab.txt",
+];
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// Reads an upload. Only the three known files are kept. A path escape, a link, a pickle, an unknown file or one that is there twice
+/// is `unprocessable`; a decompression bomb, or what is larger than any adapter, `payload_too_large`.
+pub fn read_archive(bytes: &[u8]) -> Result<AdapterFiles> {
+    let ratio_limit = RATIO_FREE_BYTES.max(bytes.len() as u64 * RATIO_MAX);
+    let limit = UNPACKED_BYTES_MAX.min(ratio_limit);
+    if bytes.starts_with(&GZIP_MAGIC) {
+        read_tar(Limited { inner: MultiGzDecoder::new(bytes), left: limit })
+    } else {
+        read_tar(Limited { inner: bytes, left: UNPACKED_BYTES_MAX })
+    }
+}
+
+/// The folder as `.tar`: the same files give the same bytes.
+pub fn write_tar(files: &AdapterFiles) -> Result<Vec<u8>> {
+    let mut builder = Builder::new(Vec::with_capacity(files.bytes() + (ENTRIES_MAX << 9)));
+    for (name, contents) in files.entries() {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        header.set_size(contents.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        builder.append_data(&mut header, name, contents)?;
+    }
+    Ok(builder.into_inner()?)
+}
+
+fn read_tar(input: impl Read) -> Result<AdapterFiles> {
+    let mut archive = Archive::new(input);
+    let mut found = Found::default();
+    for (index, entry) in archive.entries().map_err(unreadable)?.enumerate() {
+        if index >= ENTRIES_MAX {
+            return Err(Error::unprocessable(format!("the archive has more than {ENTRIES_MAX} entries")));
+        }
+        found.add(&mut entry.map_err(unreadable)?)?;
+    }
+    // To the end, where the checksum of the compressed stream is.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(unreadable)?;
+    found.finish()
+}
+
+/// What an archive held so far.
+#[derive(Default)]
+struct Found {
+    /// The folder all files are in; empty for the archive's root.
+    folder: Option<String>,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Found {
+    fn add(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<()> {
+        let kind = entry.header().entry_type();
+        if kind == EntryType::XGlobalHeader {
+            return Ok(()); // a comment for the whole archive, as git writes it
+        }
+        let path = plain_path(&entry.path_bytes())?;
+        match kind {
+            EntryType::Directory if path.len() <= 1 => Ok(()),
+            EntryType::Directory => Err(refused(&path.join("/"), "a folder within the adapter's folder")),
+            EntryType::Regular | EntryType::Continuous => self.add_file(&path, entry),
+            other => Err(refused(&path.join("/"), &format!("not a plain file but {other:?}"))),
+        }
+    }
+
+    fn add_file(&mut self, path: &[String], entry: &mut Entry<'_, impl Read>) -> Result<()> {
+        let (folder, name) = match path {
+            [name] => ("", name),
+            [folder, name] => (&**folder, name),
+            _ => return Err(refused(&path.join("/"), "a file deeper than one folder")),
+        };
+        if name.starts_with('.') || EXTRAS.contains(&&**name) {
+            return Ok(());
+        }
+        if ![CONFIG_NAME, WEIGHTS_NAME, CARD_NAME].contains(&&**name) {
+            return Err(refused(&path.join("/"), why_unknown(name)));
+        }
+        if self.folder.get_or_insert_with(|| folder.to_owned()) != folder {
+            return Err(refused(&path.join("/"), "one of two folders; an archive holds one adapter"));
+        }
+        let mut contents = Vec::new();
+        entry.read_to_end(&mut contents).map_err(unreadable)?;
+        if contents.len() as u64 != entry.size() {
+            return Err(refused(&path.join("/"), "cut short"));
+        }
+        match self.files.insert(name.clone(), contents) {
+            None => Ok(()),
+            Some(_) => Err(refused(&path.join("/"), "there twice")),
+        }
+    }
+
+    fn finish(mut self) -> Result<AdapterFiles> {
+        let card = self.files.remove(CARD_NAME);
+        let mut take = |name: &str| self.files.remove(name).ok_or_else(|| format!("{name} is missing"));
+        match (take(CONFIG_NAME), take(WEIGHTS_NAME)) {
+            (Ok(config), Ok(weights)) => Ok(AdapterFiles { config, weights, card }),
+            (config, weights) => {
+                let problems = [config.err(), weights.err()].into_iter().flatten().collect();
+                Err(Error::unprocessable("the archive holds no PEFT adapter").with_problems(problems))
+            }
+        }
+    }
+}
+
+/// A relative path's parts; `./` before it does not count.
+fn plain_path(bytes: &[u8]) -> Result<Vec<String>> {
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(PATH_BYTES_MAX)]);
+    let text = str::from_utf8(bytes).map_err(|_| refused(&shown, "a path that is not UTF-8"))?;
+    if text.len() > PATH_BYTES_MAX || text.contains(['\0', '\\']) {
+        return Err(refused(&shown, "a path too long, or with a NUL or backslash in it"));
+    }
+    let part = |component| match component {
+        Component::CurDir => Ok(None),
+        Component::Normal(part) => Ok(Some(part.to_string_lossy().into_owned())),
+        _ => Err(refused(&shown, "a path that leaves the archive's folder")),
+    };
+    Path::new(text).components().filter_map(|component| part(component).transpose()).collect()
+}
+
+fn why_unknown(name: &str) -> &'static str {
+    let is_pickle = [".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"].iter().any(|ending| name.ends_with(ending));
+    if is_pickle {
+        "a pickle, which can run code: adapters are read from adapter_model.safetensors only"
+    } else {
+        "none of the files an adapter's folder has"
+    }
+}
+
+fn refused(path: &str, why: &str) -> Error {
+    Error::unprocessable(format!("archive entry {path:?} is {why}"))
+}
+
+fn unreadable(error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::FileTooLarge => Error::too_large(error.to_string()),
+        _ => Error::unprocessable(format!("not a readable .tar or .tar.gz: {error}")),
+    }
+}
+
+/// Fails as soon as more has come out than may.
+struct Limited<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
+            let why = format!(
+                "the archive unpacks to more than {UNPACKED_BYTES_MAX} bytes, or to {RATIO_MAX} times its own size"
+            );
+            io::Error::new(ErrorKind::FileTooLarge, why)
+        })?;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests;
