@@ -6,6 +6,7 @@ mod input;
 mod job;
 mod label;
 mod matrix;
+mod offsets;
 mod parameters;
 mod prediction;
 mod task;
@@ -18,6 +19,7 @@ pub use job::{
 };
 pub use label::{LabelSet, Tag};
 pub use matrix::Matrix;
+pub use offsets::convert_ranges;
 pub use parameters::{
     Activation, Aggregation, ClassifyParameters, EmbedParameters, LongText, NerParameters, OffsetUnit, Pooling,
 };

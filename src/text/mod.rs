@@ -1,6 +1,7 @@
 //! Strings to tokens and back, offsets never lost. Knows no model and no adapter.
 
 mod tags;
+mod template;
 mod tokenizer;
 mod windows;
 

@@ -1,52 +1,196 @@
 //! Text to tokens with byte offsets into the caller's own text, by the backbone's `tokenizer.json`.
 
+use std::fs;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::LazyLock;
 
-use crate::domain::{Result, TextInput};
+use regex::Regex;
+use tokenizers::{Encoding as RawEncoding, ModelWrapper, Tokenizer as RawTokenizer};
 
-/// The backbone's tokenizer. Cheap to share; `encode` takes no lock.
+use crate::domain::{Error, Result, TextInput};
+use crate::text::Window;
+use crate::text::template::Template;
+
+/// The backbone's tokenizer. Cheap to share; `encode` waits for no lock.
+///
+/// A special token's name in a text (`[SEP]`, `</s>`) becomes that token, as it does in the reference library.
+#[derive(Debug)]
 pub struct Tokenizer {
-    _private: (),
+    inner: RawTokenizer,
+    single: Template,
+    pair: Template,
+    subword: SubwordRule,
 }
 
 /// The tokens of one whole input, without special tokens and never cut.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoding {
     pub ids: Vec<u32>,
-    /// UTF-8 bytes of [`TextInput::source_text`] (tokens of a pair's second text: of that text).
+    /// UTF-8 bytes of [`TextInput::source_text`] (tokens of a pair's second text: of that text), on character boundaries and
+    /// ascending. Two repairs of what tokenizers say: white space around a token is left out (a token of nothing else is
+    /// empty), and combining marks that a normaliser dropped stay with their letter.
     pub offsets: Vec<Range<usize>>,
     /// The word each token belongs to: of pre-split input the caller's words, else the pre-tokenizer's.
     pub words: Vec<Option<u32>>,
-    /// Whether a token continues a word, as Hugging Face's token-classification pipeline decides it.
+    /// Whether a token continues a word. WordPiece: where Hugging Face's token-classification pipeline says so, which is
+    /// where the token has another length than its text. Other models: where the word goes on, which is more than the
+    /// pipeline knows there (it looks for a space).
     pub is_subword: Vec<bool>,
     /// For a pair: how many tokens belong to the first text.
     pub pair_at: Option<usize>,
+    /// Special tokens that stand before the first token in the model's input.
+    pub special_tokens_before: usize,
+}
+
+#[derive(Debug)]
+enum SubwordRule {
+    /// WordPiece: `##ing` is longer than the text it stands for. The unknown token's length means nothing.
+    ByLength {
+        unknown: Option<u32>,
+    },
+    ByWord,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` (and `tokenizer_config.json`) of a Hugging Face folder; the file's own truncation and padding are switched off.
+    /// Reads `tokenizer.json` of a Hugging Face folder; the file's own truncation and padding are switched off.
     pub fn load(folder: &Path) -> Result<Self> {
-        todo!("{}", folder.display())
+        let path = folder.join("tokenizer.json");
+        let json = fs::read(&path).map_err(|e| Error::from(e).context(path.display()))?;
+        Self::from_json(&json).map_err(|e| e.context(path.display()))
+    }
+
+    fn from_json(json: &[u8]) -> Result<Self> {
+        let unreadable = |e| Error::unprocessable(format!("no tokenizer: {e}"));
+        let mut inner = RawTokenizer::from_bytes(json).map_err(unreadable)?;
+        inner.with_padding(None).with_truncation(None).map_err(unreadable)?;
+        let (single, pair) = (Template::learn(&inner, false)?, Template::learn(&inner, true)?);
+        let subword = SubwordRule::of(&inner);
+        Ok(Self { inner, single, pair, subword })
     }
 
     /// All tokens of `input`, without special ones.
+    ///
+    /// Pre-split words are read as the text they make when joined by one space, so that a model sees at training what it
+    /// sees at inference.
     pub fn encode(&self, input: &TextInput) -> Result<Encoding> {
-        todo!("{input:?}")
+        match input {
+            TextInput::Text(text) => self.encode_text(text),
+            TextInput::Words(words) => {
+                let mut encoding = self.encode_text(&input.source_text())?;
+                encoding.words = words_at(words, &encoding.offsets);
+                if let SubwordRule::ByWord = self.subword {
+                    encoding.is_subword = continues_word(&encoding.words);
+                }
+                Ok(encoding)
+            }
+            TextInput::Pair { text, text_pair } => {
+                let (mut first, second) = (self.encode_text(text)?, self.encode_text(text_pair)?);
+                first.pair_at = Some(first.ids.len());
+                first.special_tokens_before = self.pair.special_tokens_before();
+                first.ids.extend(second.ids);
+                first.offsets.extend(second.offsets);
+                first.words.extend(second.words);
+                first.is_subword.extend(second.is_subword);
+                Ok(first)
+            }
+        }
+    }
+
+    fn encode_text(&self, text: &str) -> Result<Encoding> {
+        let raw = self.inner.encode(text, false).map_err(|e| {
+            // The cause may quote the text, which is for no one but the caller.
+            Error::internal("the tokenizer cannot encode an input").with_source(io::Error::other(e))
+        })?;
+        let mut offsets: Vec<_> = raw.get_offsets().iter().map(|&(start, end)| sound(text, start, end)).collect();
+        let is_subword = self.subword.apply(text, &raw, &offsets);
+        take_in_marks(text, &mut offsets);
+        Ok(Encoding {
+            ids: raw.get_ids().to_vec(),
+            words: raw.get_word_ids().to_vec(),
+            is_subword,
+            offsets,
+            pair_at: None,
+            special_tokens_before: self.single.special_tokens_before(),
+        })
     }
 
     /// Special tokens added to a single text (and to a pair).
     pub fn special_tokens(&self, pair: bool) -> usize {
-        todo!("{pair}")
+        self.template(pair).special_tokens()
     }
 
-    /// Model input for tokens `first` (and `second` of a pair) of `encoding`, special tokens around them.
-    pub fn assemble(
-        &self,
-        encoding: &Encoding,
-        first: Range<usize>,
-        second: Option<Range<usize>>,
-    ) -> crate::text::Window {
-        todo!("{encoding:?} {first:?} {second:?}")
+    /// Model input for tokens `first` (and `second`, counted from the encoding's beginning, of a pair), special tokens around them.
+    pub fn assemble(&self, encoding: &Encoding, first: Range<usize>, second: Option<Range<usize>>) -> Window {
+        self.template(second.is_some()).fill(&encoding.ids, first, second.unwrap_or_default())
     }
+
+    fn template(&self, pair: bool) -> &Template {
+        if pair { &self.pair } else { &self.single }
+    }
+}
+
+impl SubwordRule {
+    fn of(tokenizer: &RawTokenizer) -> Self {
+        match tokenizer.get_model() {
+            ModelWrapper::WordPiece(model) if !model.continuing_subword_prefix.is_empty() => {
+                Self::ByLength { unknown: tokenizer.token_to_id(&model.unk_token) }
+            }
+            _ => Self::ByWord,
+        }
+    }
+
+    fn apply(&self, text: &str, raw: &RawEncoding, offsets: &[Range<usize>]) -> Vec<bool> {
+        let Self::ByLength { unknown } = self else { return continues_word(raw.get_word_ids()) };
+        let tokens = raw.get_ids().iter().zip(raw.get_tokens()).zip(offsets);
+        tokens
+            .map(|((&id, token), range)| {
+                Some(id) != *unknown && token.chars().count() != text[range.clone()].chars().count()
+            })
+            .collect()
+    }
+}
+
+fn continues_word(words: &[Option<u32>]) -> Vec<bool> {
+    (0..words.len()).map(|at| at > 0 && words[at].is_some() && words[at] == words[at - 1]).collect()
+}
+
+/// The range on character boundaries, without the white space that byte-level and SentencePiece tokens carry.
+fn sound(text: &str, start: usize, end: usize) -> Range<usize> {
+    let start = text.floor_char_boundary(start);
+    let end = text.ceil_char_boundary(end).max(start);
+    let begun = text[start..end].trim_start();
+    let start = end - begun.len();
+    start..start + begun.trim_end().len()
+}
+
+/// Gives combining marks that belong to no token to the token before: an answer must not cut "é" in two.
+fn take_in_marks(text: &str, offsets: &mut [Range<usize>]) {
+    static MARKS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\A\p{M}+").expect("a valid pattern"));
+    for at in 0..offsets.len() {
+        let limit = offsets.get(at + 1).map_or(text.len(), |next| next.start);
+        let token = &mut offsets[at];
+        let gap = text.get(token.end..limit).filter(|gap| !gap.is_ascii() && token.start < token.end);
+        token.end += gap.and_then(|gap| MARKS.find(gap)).map_or(0, |marks| marks.len());
+    }
+}
+
+/// For each token the caller's word in which it begins; the words stand in the text with one space between.
+fn words_at(words: &[String], offsets: &[Range<usize>]) -> Vec<Option<u32>> {
+    let mut ends = words.iter().scan(0, |at, word| {
+        let end = *at + word.len();
+        *at = end + 1;
+        Some(end)
+    });
+    let mut word = 0;
+    let mut end = ends.next();
+    let word_of = |token: &Range<usize>| {
+        while end.is_some_and(|end| end <= token.start) {
+            end = ends.next();
+            word += 1;
+        }
+        end.map(|_| word)
+    };
+    offsets.iter().map(word_of).collect()
 }

