@@ -96,6 +96,10 @@ impl Admission {
         }
     }
 
+    pub(super) fn tokens_max(&self) -> usize {
+        self.tokens_max
+    }
+
     /// Tokens admitted and not yet answered.
     pub(super) fn queued(&self) -> usize {
         self.tokens_max - self.free.available_permits()

@@ -71,7 +71,6 @@ impl Item {
 pub(super) struct Done {
     pub(super) outputs: Vec<Result<Output>>,
     pub(super) queue: Duration,
-    pub(super) compute: Duration,
 }
 
 /// Owns the queue and its task, which ends with the last handle.
@@ -136,19 +135,18 @@ async fn run(shared: Arc<Shared>, slot: Slot, items: Vec<Item>, picked_at: Insta
     let tokens = items.iter().map(Item::tokens).sum();
     let sequences = batch.sequences.len();
     let answer = slot.run(batch).await;
-    let compute = picked_at.elapsed();
     let outputs = match answer {
         Ok(BatchOutput { outputs, prefix_tokens_saved }) => {
-            shared.admission.record(tokens, compute);
+            shared.admission.record(tokens, picked_at.elapsed());
             shared.metrics.prefix_tokens_saved.inc_by(prefix_tokens_saved as u64);
             outputs
         }
         Err(error) => vec![Err(error); sequences],
     };
-    deliver(items, outputs, picked_at, compute);
+    deliver(items, outputs, picked_at);
 }
 
-fn deliver(items: Vec<Item>, outputs: Vec<Result<Output>>, picked_at: Instant, compute: Duration) {
+fn deliver(items: Vec<Item>, outputs: Vec<Result<Output>>, picked_at: Instant) {
     let mut outputs = outputs.into_iter();
     for item in items {
         let own = outputs.by_ref().take(item.sequences.len()).collect();
@@ -156,7 +154,7 @@ fn deliver(items: Vec<Item>, outputs: Vec<Result<Output>>, picked_at: Instant, c
         let Item { reply, permit, .. } = item;
         // First, so that who is answered finds its tokens free again.
         drop(permit);
-        let _caller_gone = reply.send(Done { outputs: own, queue, compute });
+        let _caller_gone = reply.send(Done { outputs: own, queue });
     }
 }
 

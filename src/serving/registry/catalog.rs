@@ -197,10 +197,10 @@ mod tests {
     fn a_weighted_split_gives_each_target_its_share() {
         let check = |weights: &[u32]| {
             let targets = targets(weights);
-            let total: u32 = weights.iter().sum();
+            let total: f64 = weights.iter().copied().map(f64::from).sum();
             for target in &targets {
                 let hits = (0..1000).filter(|&draw| choose(&targets, draw) == Some(&target.adapter)).count();
-                let share = f64::from(target.weight) / f64::from(total);
+                let share = f64::from(target.weight) / total;
                 assert!((hits as f64 / 1000.0 - share).abs() < 0.01, "{weights:?}: {hits} for {share}");
             }
         };

@@ -1,22 +1,33 @@
-//! The one request path: resolve, tokenize, admit, queue, batch, compute, decode.
+//! What is asked of [`Inference`](crate::serving::Inference), and what it answers.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::{
-    AdapterIdentity, AdapterRef, ClassifyParameters, ClassifyPrediction, EmbedParameters, NerParameters, NerPrediction,
-    Result, TextInput,
+    AdapterIdentity, AdapterRef, ClassifyParameters, ClassifyPrediction, EmbedParameters, Family, NerParameters,
+    NerPrediction, TextInput,
 };
-use crate::engine::Engine;
-use crate::serving::Registry;
-use crate::telemetry::Metrics;
-use crate::text::Tokenizer;
 
 /// What is wanted of every input of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Task {
     Ner(NerParameters),
     Classify(ClassifyParameters),
+}
+
+impl Task {
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Ner(_) => Family::Ner,
+            Self::Classify(_) => Family::Classify,
+        }
+    }
+
+    pub(super) fn candidate_labels(&self) -> Option<&[String]> {
+        match self {
+            Self::Ner(parameters) => parameters.candidate_labels.as_deref(),
+            Self::Classify(parameters) => parameters.candidate_labels.as_deref(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +94,7 @@ pub struct EmbedRequest {
 pub struct EmbedAnswer {
     pub adapter: Option<AdapterIdentity>,
     pub embeddings: Vec<Vec<f32>>,
+    /// Tokens the encoder read, special tokens included.
     pub tokens: usize,
     pub timings: Timings,
 }
@@ -97,56 +109,4 @@ pub struct InferenceConfig {
     pub request_timeout: Duration,
     /// Threads that tokenize.
     pub tokenizer_threads: usize,
-}
-
-/// Cloneable handle; a `tower::Service<InferenceRequest>`.
-#[derive(Clone)]
-pub struct Inference {
-    registry: Arc<Registry>,
-}
-
-impl Inference {
-    pub fn start(
-        registry: Arc<Registry>,
-        engine: Engine,
-        tokenizer: Arc<Tokenizer>,
-        metrics: Arc<Metrics>,
-        config: InferenceConfig,
-    ) -> Self {
-        let _ = (engine, tokenizer, metrics, config);
-        Self { registry }
-    }
-
-    pub fn registry(&self) -> &Arc<Registry> {
-        &self.registry
-    }
-
-    /// Answers all inputs of a request, or fails with the first failure among them.
-    pub async fn infer(&self, request: InferenceRequest) -> Result<Answer> {
-        let _ = request;
-        todo!()
-    }
-
-    /// One list of answers a target, in the order asked; a failing target fails alone.
-    pub async fn analyze(&self, request: AnalyzeRequest) -> Result<Vec<(String, Result<Answer>)>> {
-        let _ = request;
-        todo!()
-    }
-
-    pub async fn embed(&self, request: EmbedRequest) -> Result<EmbedAnswer> {
-        let _ = request;
-        todo!()
-    }
-
-    /// A tiny forward pass off the queue, bounded by `timeout`.
-    pub async fn probe(&self, timeout: Duration) -> Result<()> {
-        let _ = timeout;
-        todo!()
-    }
-
-    /// Waits until everything admitted is answered, or `deadline`; true if nothing was left.
-    pub async fn drained(&self, deadline: Instant) -> bool {
-        let _ = deadline;
-        todo!()
-    }
 }

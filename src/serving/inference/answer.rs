@@ -1,0 +1,237 @@
+//! Infer, analyze and embed: each says what to compute, takes the common way, and decodes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::join_all;
+
+use crate::domain::{AdapterName, Error, Family, LongText, NerParameters, Result, TextInput};
+use crate::engine::{Batch, BatchSequence, ResidentAdapter, Work};
+use crate::serving::inference::Inner;
+use crate::serving::inference::decode::{self, Computed};
+use crate::serving::inference::pass::{Pass, Passed, Target};
+use crate::serving::inference::read::{Cut, Text, at_input};
+use crate::serving::inference::request::{
+    AnalyzeRequest, Answer, EmbedAnswer, EmbedRequest, InferenceRequest, Predictions, Task, Timings,
+};
+use crate::serving::registry::Lease;
+use crate::serving::scheduler::{Flow, Progress};
+
+/// Tokens that windows of a classified text share, at most; they vote, so little overlap is enough.
+const CLASSIFY_OVERLAP_TOKENS: usize = 64;
+
+impl Inner {
+    /// The answer, and the request its alias wants a shadow to see.
+    pub(super) async fn answer(
+        &self,
+        request: InferenceRequest,
+        deadline: Instant,
+        progress: Arc<Progress>,
+    ) -> Result<(Answer, Option<InferenceRequest>)> {
+        let InferenceRequest { task, adapter, inputs, wait, .. } = request;
+        check_inputs(&inputs)?;
+        let Lease { adapter, shadow } = match &adapter {
+            Some(reference) => self.registry.lease(reference).await?,
+            None => self.registry.lease_default(task.family()).await?,
+        };
+        check_task(&task, &adapter, &inputs)?;
+        let targets = vec![self.target(&task, &adapter)];
+        let flow = Flow::Adapter(adapter.identity.name.clone());
+        let passed = self.line.run(Pass { inputs, targets, flow, deadline, wait, progress }).await?;
+        let Passed { texts, computed, timings, permit } = passed;
+        let computed = computed.into_iter().next().ok_or_else(|| Error::internal("a pass without a target"))??;
+        let answer = self.decode(&task, &adapter, &texts, &computed, timings)?;
+        self.observe(&answer.timings);
+        drop(permit);
+        let inputs = |texts: Vec<Text>| texts.into_iter().map(|text| text.input).collect();
+        let shadow = shadow.map(|shadow| InferenceRequest {
+            task,
+            adapter: Some(shadow),
+            inputs: inputs(texts),
+            deadline: None,
+            wait: false,
+        });
+        Ok((answer, shadow))
+    }
+
+    pub(super) async fn analyze(
+        &self,
+        request: AnalyzeRequest,
+        deadline: Instant,
+        progress: Arc<Progress>,
+    ) -> Result<Vec<(String, Result<Answer>)>> {
+        let AnalyzeRequest { inputs, targets, ner, classify, .. } = request;
+        check_inputs(&inputs)?;
+        let leases = join_all(targets.iter().map(|target| self.registry.lease(&target.adapter))).await;
+        let task = |family| match family {
+            Family::Ner => Task::Ner(ner.clone()),
+            Family::Classify => Task::Classify(classify.clone()),
+        };
+        let ready = |lease: Result<Lease>| {
+            let adapter = lease?.adapter;
+            let task = task(adapter.identity.family);
+            check_task(&task, &adapter, &inputs)?;
+            Ok((task, adapter))
+        };
+        let ready: Vec<Result<(Task, Arc<ResidentAdapter>)>> = leases.into_iter().map(ready).collect();
+        let work = ready.iter().flatten().map(|(task, adapter)| self.target(task, adapter)).collect();
+        let pass = Pass { inputs, targets: work, flow: Flow::Analyze, deadline, wait: false, progress };
+        let Passed { texts, computed, timings, permit } = self.line.run(pass).await?;
+        let mut computed = computed.into_iter();
+        let answer = |ready: Result<(Task, Arc<ResidentAdapter>)>| {
+            let (task, adapter) = ready?;
+            let computed = computed.next().ok_or_else(|| Error::internal("a target was not computed"))??;
+            self.decode(&task, &adapter, &texts, &computed, timings)
+        };
+        let answers: Vec<Result<Answer>> = ready.into_iter().map(answer).collect();
+        let decode = answers.iter().flatten().map(|answer| answer.timings.decode).sum();
+        self.observe(&Timings { decode, ..timings });
+        drop(permit);
+        Ok(targets.into_iter().map(|target| target.asked).zip(answers).collect())
+    }
+
+    pub(super) async fn embed(
+        &self,
+        request: EmbedRequest,
+        deadline: Instant,
+        progress: Arc<Progress>,
+    ) -> Result<EmbedAnswer> {
+        let EmbedRequest { inputs, adapter, parameters, .. } = request;
+        check_inputs(&inputs)?;
+        let adapter = match &adapter {
+            Some(reference) => Some(self.registry.lease(reference).await?.adapter),
+            None => None,
+        };
+        let flow = adapter.as_ref().map_or(Flow::Base, |adapter| Flow::Adapter(adapter.identity.name.clone()));
+        let cut = Cut { max_length: self.max_length(adapter.as_deref()), long_text: LongText::Truncate, stride: 0 };
+        let targets = vec![Target { work: Work::Embed(adapter.clone(), parameters), cut }];
+        let passed = self.line.run(Pass { inputs, targets, flow, deadline, wait: false, progress }).await?;
+        let computed =
+            passed.computed.into_iter().next().ok_or_else(|| Error::internal("a pass without a target"))??;
+        let tokens = computed.iter().map(Computed::tokens).sum();
+        let many = computed.len() > 1;
+        let embedding = |(at, one): (usize, Computed)| one.embedding().map_err(|error| at_input(error, at, many));
+        let embeddings = computed.into_iter().enumerate().map(embedding).collect::<Result<_>>()?;
+        adapter.iter().for_each(|adapter| drop(self.touch(&adapter.identity.name)));
+        self.observe(&passed.timings);
+        let adapter = adapter.map(|adapter| adapter.identity.clone());
+        Ok(EmbedAnswer { adapter, embeddings, tokens, timings: passed.timings })
+    }
+
+    /// The smallest batch there is: an empty text through the base.
+    pub(super) fn tiny_batch(&self) -> Result<Batch> {
+        let tokenizer = self.line.reader.tokenizer();
+        let window = tokenizer.assemble(&tokenizer.encode(&TextInput::Text(String::new()))?, 0..0, None);
+        let (ids, type_ids) = (window.ids.into(), window.type_ids.into());
+        Ok(Batch { sequences: vec![BatchSequence { ids, type_ids, work: Work::Embed(None, Default::default()) }] })
+    }
+
+    fn target(&self, task: &Task, adapter: &Arc<ResidentAdapter>) -> Target {
+        let max_length = self.max_length(Some(adapter));
+        let room = max_length.saturating_sub(self.line.reader.tokenizer().special_tokens(false));
+        let (long_text, stride) = match task {
+            Task::Ner(parameters) => (parameters.long_text, ner_stride(parameters, room)),
+            Task::Classify(parameters) => (parameters.long_text, CLASSIFY_OVERLAP_TOKENS.min(room / 4)),
+        };
+        Target { work: Work::Head(adapter.clone()), cut: Cut { max_length, long_text, stride } }
+    }
+
+    /// Tokens of one sequence: what the adapter was trained with, the encoder can read and a batch can hold.
+    fn max_length(&self, adapter: Option<&ResidentAdapter>) -> usize {
+        let encoder = self.engine.encoder().config().max_length.min(self.line.batch_tokens_max);
+        adapter.map_or(encoder, |adapter| adapter.bundle.card.max_length.min(encoder))
+    }
+
+    fn decode(
+        &self,
+        task: &Task,
+        adapter: &ResidentAdapter,
+        texts: &[Text],
+        computed: &[Computed],
+        timings: Timings,
+    ) -> Result<Answer> {
+        let started = Instant::now();
+        let many = texts.len() > 1;
+        let inputs = || texts.iter().zip(computed).enumerate();
+        let predictions = match task {
+            Task::Ner(parameters) => {
+                let one = |(at, (text, computed))| {
+                    decode::ner(text, computed, adapter, parameters).map_err(|error| at_input(error, at, many))
+                };
+                Predictions::Ner(inputs().map(one).collect::<Result<_>>()?)
+            }
+            Task::Classify(parameters) => {
+                let one = |(at, (_, computed)): (usize, (&Text, &Computed))| {
+                    decode::classify(computed, adapter, parameters).map_err(|error| at_input(error, at, many))
+                };
+                Predictions::Classify(inputs().map(one).collect::<Result<_>>()?)
+            }
+        };
+        self.count(&adapter.identity.name, &predictions);
+        let timings = Timings { decode: started.elapsed(), ..timings };
+        Ok(Answer { adapter: adapter.identity.clone(), predictions, timings })
+    }
+
+    fn count(&self, adapter: &AdapterName, predictions: &Predictions) {
+        let label = self.touch(adapter);
+        match predictions {
+            Predictions::Ner(predictions) => predictions.iter().flat_map(|p| &p.entities).for_each(|entity| {
+                self.metrics.entities.with_label_values(&[label.as_str(), decode::entity_type(entity)]).inc();
+            }),
+            Predictions::Classify(predictions) => predictions.iter().flat_map(|p| p.labels.first()).for_each(|best| {
+                self.metrics.predictions.with_label_values(&[&label, &best.label]).inc();
+            }),
+        }
+    }
+
+    /// Notes that the adapter answered; its metric label.
+    fn touch(&self, adapter: &AdapterName) -> String {
+        let label = self.metrics.adapter_label(adapter.as_str());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        self.metrics.adapter_last_used_timestamp_seconds.with_label_values(&[&label]).set(now);
+        label
+    }
+
+    fn observe(&self, timings: &Timings) {
+        let phase = |name: &str, took: Duration| {
+            self.metrics.phase_duration.with_label_values(&[name]).observe(took.as_secs_f64());
+        };
+        phase("queue", timings.queue);
+        phase("tokenize", timings.tokenize);
+        phase("compute", timings.compute);
+        phase("decode", timings.decode);
+    }
+}
+
+/// The caller's stride. The default one is halved for an adapter whose sequences are too short for it.
+fn ner_stride(parameters: &NerParameters, room: usize) -> usize {
+    let is_default = parameters.stride == NerParameters::default().stride;
+    if is_default && parameters.stride >= room { room / 2 } else { parameters.stride }
+}
+
+fn check_inputs(inputs: &[TextInput]) -> Result<()> {
+    if inputs.is_empty() { Err(Error::invalid("no inputs; at least one text is wanted")) } else { Ok(()) }
+}
+
+fn check_task(task: &Task, adapter: &ResidentAdapter, inputs: &[TextInput]) -> Result<()> {
+    let identity = &adapter.identity;
+    if task.family() != identity.family {
+        return Err(Error::conflict(format!(
+            "adapter {} is of family {}; this route needs one of family {}",
+            identity.name,
+            identity.family,
+            task.family()
+        )));
+    }
+    if task.candidate_labels().is_some() {
+        let name = &identity.name;
+        return Err(Error::conflict(format!(
+            "adapter {name}: this adapter's head does not compare with named concepts"
+        )));
+    }
+    let has_pair = inputs.iter().any(|input| matches!(input, TextInput::Pair { .. }));
+    if has_pair && matches!(task, Task::Ner(_)) {
+        return Err(Error::invalid("a text_pair was given; entities are found in single texts"));
+    }
+    Ok(())
+}
