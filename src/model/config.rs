@@ -1,55 +1,404 @@
-//! What `config.json` says of an encoder.
+//! What `config.json` says of an encoder, with every architecture's dialect brought to one set of words.
 
-use crate::domain::Result;
-use crate::model::Site;
+use serde::Deserialize;
+use serde_json::Value;
 
+use crate::domain::{Error, Result};
+use crate::model::{Architecture, Linear};
+
+/// The function between a feed-forward block's two products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    Bert,
-    /// RoBERTa and XLM-RoBERTa.
-    Roberta,
-    DistilBert,
-    Electra,
-    ModernBert,
+pub enum Activation {
+    /// x·Φ(x), with the error function.
+    Gelu,
+    /// GELU's tanh approximation (`gelu_new`).
+    GeluTanh,
+    Relu,
 }
 
-impl Architecture {
-    /// What the reference library's task models put before the encoder's module names, as PEFT files show it: `bert.` and so on.
-    pub fn task_prefix(self) -> &'static str {
-        match self {
-            Self::Bert => "bert.",
-            Self::Roberta => "roberta.",
-            Self::DistilBert => "distilbert.",
-            Self::Electra => "electra.",
-            Self::ModernBert => "model.",
-        }
-    }
+/// How one layer attends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerAttention {
+    /// A token sees those at most so far away; None: all of its sequence.
+    pub window: Option<usize>,
+    /// The base of its rotary positions; None: positions are in the embeddings.
+    pub rope_theta: Option<f64>,
+}
 
-    /// The reference library's name of a linear below the encoder: `encoder.layer.4.attention.self.query`.
-    pub fn module_path(self, site: Site) -> String {
-        let _ = site;
-        todo!()
-    }
+/// Which modules have biases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Biases {
+    pub attention: bool,
+    pub feed_forward: bool,
+    pub norm: bool,
+    /// The dense layer before the classifier.
+    pub head: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
     pub architecture: Architecture,
     pub vocab_size: usize,
+    /// Segment ids that have an embedding; 0: the architecture has none and ignores them.
+    pub type_vocab_size: usize,
+    /// ELECTRA's embeddings are narrower than its hidden states.
+    pub embedding_size: usize,
     pub hidden_size: usize,
     pub layers: usize,
     pub heads: usize,
     pub intermediate_size: usize,
     /// The longest sequence in tokens, special ones included (RoBERTa: without its padding offset).
     pub max_length: usize,
+    /// The row of the position table that a sequence's first token takes.
+    pub position_offset: usize,
     pub layer_norm_eps: f64,
-    // the model layer adds what its architectures need
+    pub activation: Activation,
+    /// One entry a layer.
+    pub attention: Vec<LayerAttention>,
+    pub biases: Biases,
+    /// ModernBERT's heads: their activation, and whether they read the mean of all tokens instead of the first.
+    pub head_activation: Activation,
+    pub head_pools_mean: bool,
 }
 
 impl EncoderConfig {
     /// From `config.json`; an unknown `model_type` or activation is refused by name.
     pub fn from_json(json: &[u8]) -> Result<Self> {
-        let _ = json;
-        todo!()
+        let refused = |e: serde_json::Error| Error::unprocessable(format!("config.json: {e}")).with_source(e);
+        let value: Value = serde_json::from_slice(json).map_err(refused)?;
+        let architecture = Architecture::from_model_type(value["model_type"].as_str().unwrap_or_default())?;
+        let config = match architecture {
+            Architecture::DistilBert => serde_json::from_value::<DistilBert>(value).map_err(refused)?.into_config(),
+            Architecture::ModernBert => serde_json::from_value::<ModernBert>(value).map_err(refused)?.into_config(),
+            _ => serde_json::from_value::<Bert>(value).map_err(refused)?.into_config(architecture),
+        }?;
+        config.checked()
+    }
+
+    pub fn head_size(&self) -> usize {
+        self.hidden_size / self.heads
+    }
+
+    /// (out, in) of a layer's linear.
+    pub(super) fn linear_shape(&self, linear: Linear) -> (usize, usize) {
+        let (hidden, wide) = (self.hidden_size, self.intermediate_size);
+        match linear {
+            Linear::Query | Linear::Key | Linear::Value | Linear::AttentionOutput => (hidden, hidden),
+            Linear::Qkv => (3 * hidden, hidden),
+            // gate and up projection in one
+            Linear::Intermediate if self.architecture == Architecture::ModernBert => (2 * wide, hidden),
+            Linear::Intermediate => (wide, hidden),
+            Linear::Output => (hidden, wide),
+        }
+    }
+
+    pub(super) fn has_bias(&self, linear: Linear) -> bool {
+        match linear {
+            Linear::Intermediate | Linear::Output => self.biases.feed_forward,
+            _ => self.biases.attention,
+        }
+    }
+
+    fn checked(self) -> Result<Self> {
+        let counts =
+            [self.vocab_size, self.hidden_size, self.layers, self.heads, self.intermediate_size, self.max_length];
+        if counts.contains(&0) || !self.hidden_size.is_multiple_of(self.heads) {
+            let (hidden, heads) = (self.hidden_size, self.heads);
+            return Err(Error::unprocessable(format!(
+                "config.json: sizes must be positive and heads divide the hidden size, got {hidden} for {heads} heads"
+            )));
+        }
+        if self.attention.iter().any(|layer| layer.rope_theta.is_some()) && !self.head_size().is_multiple_of(2) {
+            return Err(Error::unprocessable("config.json: rotary positions need an even head size"));
+        }
+        Ok(self)
+    }
+}
+
+fn activation(name: &str) -> Result<Activation> {
+    match name {
+        "gelu" => Ok(Activation::Gelu),
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
+        "relu" => Ok(Activation::Relu),
+        _ => Err(Error::unprocessable(format!(
+            "config.json: activation {name:?} is not supported, only gelu, gelu_new, gelu_pytorch_tanh, gelu_fast and relu"
+        ))),
+    }
+}
+
+/// Learned positions in the embeddings, every token sees its whole sequence.
+fn full_attention(layers: usize) -> Vec<LayerAttention> {
+    vec![LayerAttention { window: None, rope_theta: None }; layers]
+}
+
+const ALL_BIASES: Biases = Biases { attention: true, feed_forward: true, norm: true, head: true };
+
+/// BERT, RoBERTa, XLM-RoBERTa and ELECTRA share their words.
+#[derive(Deserialize)]
+struct Bert {
+    vocab_size: usize,
+    #[serde(default = "two")]
+    type_vocab_size: usize,
+    embedding_size: Option<usize>,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    #[serde(default = "tiny")]
+    layer_norm_eps: f64,
+    hidden_act: String,
+    position_embedding_type: Option<String>,
+    pad_token_id: Option<usize>,
+}
+
+impl Bert {
+    fn into_config(self, architecture: Architecture) -> Result<EncoderConfig> {
+        if let Some(positions) = self.position_embedding_type.filter(|kind| kind != "absolute") {
+            return Err(Error::unprocessable(format!(
+                "config.json: position_embedding_type {positions:?} is not supported, only \"absolute\""
+            )));
+        }
+        // RoBERTa counts positions from the row after the padding token's
+        let position_offset =
+            if architecture == Architecture::Roberta { self.pad_token_id.unwrap_or(1) + 1 } else { 0 };
+        let is_electra = architecture == Architecture::Electra;
+        Ok(EncoderConfig {
+            architecture,
+            vocab_size: self.vocab_size,
+            type_vocab_size: self.type_vocab_size,
+            embedding_size: self.embedding_size.filter(|_| is_electra).unwrap_or(self.hidden_size),
+            hidden_size: self.hidden_size,
+            layers: self.num_hidden_layers,
+            heads: self.num_attention_heads,
+            intermediate_size: self.intermediate_size,
+            max_length: self.max_position_embeddings.saturating_sub(position_offset),
+            position_offset,
+            layer_norm_eps: self.layer_norm_eps,
+            activation: activation(&self.hidden_act)?,
+            attention: full_attention(self.num_hidden_layers),
+            biases: ALL_BIASES,
+            head_activation: Activation::Gelu,
+            head_pools_mean: false,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct DistilBert {
+    vocab_size: usize,
+    dim: usize,
+    n_layers: usize,
+    n_heads: usize,
+    hidden_dim: usize,
+    max_position_embeddings: usize,
+    activation: String,
+}
+
+impl DistilBert {
+    fn into_config(self) -> Result<EncoderConfig> {
+        Ok(EncoderConfig {
+            architecture: Architecture::DistilBert,
+            vocab_size: self.vocab_size,
+            type_vocab_size: 0,
+            embedding_size: self.dim,
+            hidden_size: self.dim,
+            layers: self.n_layers,
+            heads: self.n_heads,
+            intermediate_size: self.hidden_dim,
+            max_length: self.max_position_embeddings,
+            position_offset: 0,
+            layer_norm_eps: tiny(), // a constant of the architecture, not a setting
+            activation: activation(&self.activation)?,
+            attention: full_attention(self.n_layers),
+            biases: ALL_BIASES,
+            head_activation: Activation::Relu,
+            head_pools_mean: false,
+        })
+    }
+}
+
+/// Where a key may be absent, its default is the reference library's.
+#[derive(Deserialize)]
+struct ModernBert {
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    #[serde(default = "small")]
+    norm_eps: f64,
+    #[serde(default = "gelu")]
+    hidden_activation: String,
+    #[serde(default = "gelu")]
+    classifier_activation: String,
+    #[serde(default)]
+    classifier_pooling: String,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
+    #[serde(default)]
+    norm_bias: bool,
+    #[serde(default)]
+    classifier_bias: bool,
+    #[serde(default = "three")]
+    global_attn_every_n_layers: usize,
+    #[serde(default = "local")]
+    local_attention: usize,
+    layer_types: Option<Vec<String>>,
+    global_rope_theta: Option<f64>,
+    local_rope_theta: Option<f64>,
+    rope_parameters: Option<RopeParameters>,
+}
+
+/// Rotary settings by layer type, as newer files write them.
+#[derive(Deserialize)]
+struct RopeParameters {
+    full_attention: Option<Rope>,
+    sliding_attention: Option<Rope>,
+}
+
+#[derive(Deserialize)]
+struct Rope {
+    rope_theta: f64,
+    rope_type: Option<String>,
+}
+
+impl ModernBert {
+    fn into_config(self) -> Result<EncoderConfig> {
+        Ok(EncoderConfig {
+            architecture: Architecture::ModernBert,
+            vocab_size: self.vocab_size,
+            type_vocab_size: 0,
+            embedding_size: self.hidden_size,
+            hidden_size: self.hidden_size,
+            layers: self.num_hidden_layers,
+            heads: self.num_attention_heads,
+            intermediate_size: self.intermediate_size,
+            max_length: self.max_position_embeddings,
+            position_offset: 0,
+            layer_norm_eps: self.norm_eps,
+            activation: activation(&self.hidden_activation)?,
+            attention: self.attention()?,
+            biases: Biases {
+                attention: self.attention_bias,
+                feed_forward: self.mlp_bias,
+                norm: self.norm_bias,
+                head: self.classifier_bias,
+            },
+            head_activation: activation(&self.classifier_activation)?,
+            head_pools_mean: self.classifier_pooling == "mean",
+        })
+    }
+
+    fn attention(&self) -> Result<Vec<LayerAttention>> {
+        let ropes = self.rope_parameters.as_ref();
+        let global = theta(ropes.and_then(|r| r.full_attention.as_ref()), self.global_rope_theta, 160_000.0)?;
+        let local = theta(ropes.and_then(|r| r.sliding_attention.as_ref()), self.local_rope_theta, 10_000.0)?;
+        let of_layer = |layer| {
+            Ok(if self.is_global(layer)? {
+                LayerAttention { window: None, rope_theta: Some(global) }
+            } else {
+                // the setting counts both sides
+                LayerAttention { window: Some(self.local_attention / 2), rope_theta: Some(local) }
+            })
+        };
+        (0..self.num_hidden_layers).map(of_layer).collect()
+    }
+
+    fn is_global(&self, layer: usize) -> Result<bool> {
+        let Some(types) = &self.layer_types else { return Ok(layer.is_multiple_of(self.global_attn_every_n_layers)) };
+        match types.get(layer).map(String::as_str) {
+            Some("full_attention") => Ok(true),
+            Some("sliding_attention") => Ok(false),
+            other => Err(Error::unprocessable(format!(
+                "config.json: layer_types[{layer}] is {other:?}, wanted \"full_attention\" or \"sliding_attention\""
+            ))),
+        }
+    }
+}
+
+fn theta(new: Option<&Rope>, old: Option<f64>, default: f64) -> Result<f64> {
+    let kind = new.and_then(|rope| rope.rope_type.as_deref()).unwrap_or("default");
+    if kind != "default" {
+        return Err(Error::unprocessable(format!(
+            "config.json: rope_type {kind:?} is not supported, only \"default\""
+        )));
+    }
+    Ok(new.map(|rope| rope.rope_theta).or(old).unwrap_or(default))
+}
+
+fn two() -> usize {
+    2
+}
+
+fn three() -> usize {
+    3
+}
+
+fn local() -> usize {
+    128
+}
+
+fn tiny() -> f64 {
+    1e-12
+}
+
+fn small() -> f64 {
+    1e-5
+}
+
+fn gelu() -> String {
+    "gelu".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BERT: &str = r#"{"model_type": "bert", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 16, "max_position_embeddings": 514, "hidden_act": "gelu", "pad_token_id": 1}"#;
+    const MODERN: &str = r#"{"model_type": "modernbert", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 4,
+        "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 512 EXTRA}"#;
+
+    fn parse(json: &str) -> Result<EncoderConfig> {
+        EncoderConfig::from_json(json.as_bytes())
+    }
+
+    #[test]
+    fn robertas_positions_begin_after_the_padding_row() {
+        for (model_type, offset, max_length) in [("bert", 0, 514), ("roberta", 2, 512), ("xlm-roberta", 2, 512)] {
+            let config = parse(&BERT.replace("\"bert\"", &format!("{model_type:?}"))).unwrap();
+            assert_eq!((config.position_offset, config.max_length), (offset, max_length), "{model_type}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (from, to, named) in [
+            ("\"bert\"", "\"gpt2\"", "gpt2"),
+            ("\"gelu\"", "\"swish\"", "swish"),
+            ("\"hidden_size\": 8", "\"hidden_size\": 9", "9 for 2 heads"),
+            ("\"vocab_size\": 9", "\"vocab\": 9", "vocab_size"),
+            ("\"pad_token_id\": 1", "\"position_embedding_type\": \"relative_key\"", "relative_key"),
+        ] {
+            let error = parse(&BERT.replace(from, to)).unwrap_err();
+            assert!(error.message().contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn modernbert_reads_old_and_new_rotary_keys() {
+        let old = r#", "global_rope_theta": 5.0, "local_rope_theta": 3.0, "global_attn_every_n_layers": 2, "local_attention": 10"#;
+        let new = r#", "local_attention": 10, "layer_types": ["full_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {"full_attention": {"rope_theta": 5.0, "rope_type": "default"}, "sliding_attention": {"rope_theta": 3.0}}"#;
+        for extra in [old, new] {
+            let attention = parse(&MODERN.replace("EXTRA", extra)).unwrap().attention;
+            let seen: Vec<_> = attention.iter().map(|layer| (layer.window, layer.rope_theta)).collect();
+            let (global, local) = ((None, Some(5.0)), (Some(5), Some(3.0)));
+            assert_eq!(seen, [global, local, global, local]);
+        }
     }
 }

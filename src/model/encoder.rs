@@ -1,12 +1,17 @@
 //! The encoder: packed tokens in, hidden states out, adapters as an argument.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use crate::domain::Result;
-use crate::model::{EncoderConfig, SegmentAdapters, Site};
+use crate::domain::{Error, Result};
+use crate::model::layers::{Block, Embeddings, Norm, Pass};
+use crate::model::loading::Loader;
+use crate::model::weights::Weights;
+use crate::model::{EncoderConfig, SegmentAdapters, Site, kernels};
 
 /// Sequences end to end, no padding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +47,7 @@ impl Packed {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     Eval,
+    /// Dropout before every adapter's A and before a head's dense layers; the frozen network itself drops nothing.
     /// `seed` names the draw (a counter-based generator): same seed, same mask.
     Train {
         dropout: f32,
@@ -53,13 +59,29 @@ pub enum Mode {
 pub struct Encoder {
     config: EncoderConfig,
     device: Device,
+    embeddings: Embeddings,
+    blocks: Vec<Block>,
+    /// After the last layer.
+    final_norm: Option<Norm>,
+    /// What the file carries for heads: a pooler, a prediction head's dense layer.
+    spares: HashMap<String, Tensor>,
 }
 
 impl Encoder {
     /// Reads `config.json` and `model.safetensors` of a Hugging Face folder; a missing tensor is named.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let _ = (folder, device);
-        todo!()
+        let file = folder.join("config.json");
+        let json = std::fs::read(&file).map_err(|e| Error::from(e).context(file.display()))?;
+        let config = EncoderConfig::from_json(&json).map_err(|e| e.context(folder.display()))?;
+        let weights = Weights::read(&folder.join("model.safetensors"), device)?;
+        Self::build(config, &weights, device).map_err(|e| e.context(folder.display()))
+    }
+
+    fn build(config: EncoderConfig, weights: &Weights, device: &Device) -> Result<Self> {
+        let loader = Loader { config: &config, weights, device };
+        let (embeddings, blocks) = (loader.embeddings()?, loader.blocks()?);
+        let (final_norm, spares) = (loader.final_norm()?, loader.spares()?);
+        Ok(Self { config, device: device.clone(), embeddings, blocks, final_norm, spares })
     }
 
     pub fn config(&self) -> &EncoderConfig {
@@ -72,29 +94,32 @@ impl Encoder {
 
     /// Every linear an adapter may change, ascending.
     pub fn sites(&self) -> Vec<Site> {
-        todo!()
+        let linears = self.config.architecture.linears();
+        let of_layer = |layer| linears.iter().map(move |(linear, _)| Site { layer, linear: *linear });
+        (0..self.config.layers).flat_map(of_layer).collect()
     }
 
     /// (out, in) of a linear.
     pub fn site_shape(&self, site: Site) -> (usize, usize) {
-        let _ = site;
-        todo!()
+        self.config.linear_shape(site.linear)
     }
 
     /// Bytes of the weights.
     pub fn memory_bytes(&self) -> usize {
-        todo!()
+        let layers = self.blocks.iter().flat_map(Block::tensors).chain(self.final_norm.iter().flat_map(Norm::tensors));
+        let all = self.embeddings.tensors().chain(layers).chain(self.spares.values());
+        all.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
     }
 
     /// What multiplies the matrices, for `backbone_info`: `gemm-avx512`, `gemm-avx2`…
     pub fn kernel_name(&self) -> &'static str {
-        todo!()
+        if self.device.is_cpu() { kernels::kernel_name() } else { "candle" }
     }
 
     /// Token embeddings, (tokens, hidden), after the embedding norm.
     pub fn embed(&self, input: &Packed) -> Result<Tensor> {
-        let _ = input;
-        todo!()
+        self.check_input(input)?;
+        Ok(self.embeddings.forward(input)?)
     }
 
     /// `hidden`, (tokens, hidden), through `layers`; after the last layer the final norm, where the architecture has one.
@@ -107,7 +132,56 @@ impl Encoder {
         layers: Range<usize>,
         mode: Mode,
     ) -> Result<Tensor> {
-        let _ = (hidden, bounds, adapters, layers, mode);
-        todo!()
+        let tokens = hidden.dim(0)?;
+        check_bounds(bounds, tokens)?;
+        adapters.check(tokens)?;
+        let pass = Pass { bounds: Arc::from(bounds), adapters, mode };
+        let ends = layers.end == self.blocks.len();
+        let blocks = self
+            .blocks
+            .get(layers.clone())
+            .ok_or_else(|| Error::internal(format!("layers {layers:?} of an encoder with {}", self.blocks.len())))?;
+        let hidden = blocks.iter().try_fold(hidden.clone(), |hidden, block| block.forward(&hidden, &pass))?;
+        Ok(match &self.final_norm {
+            Some(norm) if ends => norm.forward(&hidden)?,
+            _ => hidden,
+        })
     }
+
+    /// A head's tensor that the backbone's file carries.
+    pub(super) fn spare(&self, name: &str) -> Option<&Tensor> {
+        self.spares.get(name)
+    }
+
+    /// Whether every id is within its table and every sequence within the positions.
+    fn check_input(&self, input: &Packed) -> Result<()> {
+        check_bounds(&input.bounds, input.tokens())?;
+        let (types, vocab) = (self.config.type_vocab_size, self.config.vocab_size);
+        if let Some(id) = input.ids.iter().find(|id| **id as usize >= vocab) {
+            return Err(Error::internal(format!("token id {id} is outside the vocabulary of {vocab}")));
+        }
+        if types > 0 && input.type_ids.len() != input.tokens() {
+            let (got, tokens) = (input.type_ids.len(), input.tokens());
+            return Err(Error::internal(format!("{got} segment ids for {tokens} tokens")));
+        }
+        if let Some(id) = input.type_ids.iter().find(|id| types > 0 && **id as usize >= types) {
+            return Err(Error::internal(format!("segment id {id} is outside the {types} the backbone has")));
+        }
+        let longest = input.bounds.windows(2).map(|sequence| sequence[1] - sequence[0]).max().unwrap_or(0);
+        if longest > self.config.max_length {
+            let limit = self.config.max_length;
+            return Err(Error::unprocessable(format!(
+                "a sequence of {longest} tokens is longer than the backbone's {limit}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Whether `bounds` cut `tokens` into sequences, from 0.
+pub(super) fn check_bounds(bounds: &[usize], tokens: usize) -> Result<()> {
+    if bounds.first() == Some(&0) && bounds.last() == Some(&tokens) && bounds.is_sorted() {
+        return Ok(());
+    }
+    Err(Error::internal(format!("bounds {bounds:?} do not cut {tokens} tokens into sequences")))
 }

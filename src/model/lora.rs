@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use crate::domain::{Error, Result};
+
 /// A linear of one encoder layer, by its role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Linear {
@@ -55,3 +57,17 @@ impl LoraWeights {
 /// Token ranges of a packed batch, ascending, and the adapter of each. Tokens of no range run the base model.
 #[derive(Clone, Default)]
 pub struct SegmentAdapters<'a>(pub Vec<(Range<usize>, &'a LoraWeights)>);
+
+impl SegmentAdapters<'_> {
+    /// Whether the ranges ascend, do not overlap and lie within `tokens`.
+    pub(super) fn check(&self, tokens: usize) -> Result<()> {
+        let mut end = 0;
+        for (rows, _) in &self.0 {
+            if rows.start < end || rows.end < rows.start || tokens < rows.end {
+                return Err(Error::internal(format!("adapter segment {rows:?} after {end}, of {tokens} tokens")));
+            }
+            end = rows.end;
+        }
+        Ok(())
+    }
+}

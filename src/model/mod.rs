@@ -1,14 +1,19 @@
 //! The network: pure functions of tensors. Knows no files of adapters, no requests, no training loop.
 
+mod architecture;
 mod config;
 mod copies;
 mod device;
 mod encoder;
 mod head;
 pub mod kernels;
+mod layers;
+mod loading;
 mod lora;
+mod weights;
 
-pub use config::{Architecture, EncoderConfig};
+pub use architecture::Architecture;
+pub use config::{Activation, Biases, EncoderConfig, LayerAttention};
 pub use device::open_device;
 pub use encoder::{Encoder, Mode, Packed};
 pub use head::{Head, HeadKind};

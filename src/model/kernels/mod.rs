@@ -1,5 +1,37 @@
-//! Arithmetic on plain slices, and the only `unsafe` of the package. Knows no tensors.
+//! Arithmetic on plain slices, one thread, and the only `unsafe` of the package. Knows no tensors: `layers` gives it their
+//! numbers. Each kernel stands beside a plain twin and is tested against it at odd sizes.
 
+mod activation;
+mod attention;
+mod dropout;
+mod lanes;
+mod matrix;
+mod norm;
+mod product;
+mod rotary;
+mod softmax;
+#[cfg(test)]
+mod testing;
 mod threads;
 
+pub use activation::{activate, activate_backward, add, scale};
+pub use attention::{Gradients, Inputs, Scope, attention, attention_backward};
+pub use dropout::{Dropout, mix};
+pub use matrix::{Mat, MatMut};
+pub use norm::{NormWeights, layer_norm, layer_norm_backward};
+pub use product::{multiply, multiply_add};
+pub use rotary::{Angles, Turn, rotate};
 pub use threads::single_threaded_pools;
+
+/// The instruction set the kernels found on this machine.
+pub fn kernel_name() -> &'static str {
+    match pulp::Arch::new() {
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V4(_) => "gemm-avx512",
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V3(_) => "gemm-avx2",
+        #[cfg(target_arch = "aarch64")]
+        pulp::Arch::Neon(_) => "gemm-neon",
+        _ => "gemm-scalar",
+    }
+}

@@ -1,0 +1,286 @@
+//! A frozen linear of the encoder, with each segment's low-rank update: base product once for all tokens.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor, bail};
+
+use super::function::{Function, apply1, apply3, floats, matrix};
+use super::{Pass, Place, plain};
+use crate::model::kernels::{self, Dropout, Mat, MatMut, multiply, multiply_add};
+use crate::model::{Delta, Site};
+
+/// `y = x·Wᵀ + b`, and what adapters add at this site. The weights get no gradient.
+pub(crate) struct Linear {
+    site: Site,
+    /// (out, in)
+    weight: Tensor,
+    /// (out)
+    bias: Option<Tensor>,
+}
+
+/// What one adapter changes here.
+struct Part<'a> {
+    rows: Range<usize>,
+    delta: Option<&'a Delta>,
+    /// (out)
+    bias: Option<&'a Tensor>,
+}
+
+impl Part<'_> {
+    fn is_tracked(&self) -> bool {
+        self.delta.is_some_and(|delta| delta.a.track_op() || delta.b.track_op())
+            || self.bias.is_some_and(Tensor::track_op)
+    }
+}
+
+impl Linear {
+    pub(crate) fn new(site: Site, weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { site, weight, bias }
+    }
+
+    /// (out, in)
+    pub(crate) fn shape(&self) -> (usize, usize) {
+        (self.weight.dims()[0], self.weight.dims()[1])
+    }
+
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.weight).chain(&self.bias)
+    }
+
+    /// (tokens, in) to (tokens, out).
+    pub(super) fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+        let parts = self.parts(pass)?;
+        if !x.device().is_cpu() {
+            self.plain(x, &parts, pass)
+        } else if x.track_op() || parts.iter().any(Part::is_tracked) {
+            self.differentiable(x, &parts, pass)
+        } else {
+            self.fused(x, &parts)
+        }
+    }
+
+    fn parts<'a>(&self, pass: &Pass<'a>) -> Result<Vec<Part<'a>>> {
+        let (out, width) = self.shape();
+        let mut parts = Vec::new();
+        for (rows, weights) in &pass.adapters.0 {
+            let (delta, bias) = (weights.deltas.get(&self.site), weights.bias_deltas.get(&self.site));
+            let rank = delta.map_or(0, |delta| delta.a.dims()[0]);
+            let fits = delta.is_none_or(|delta| delta.a.dims() == [rank, width] && delta.b.dims() == [out, rank]);
+            if !fits || bias.is_some_and(|bias| bias.dims() != [out]) {
+                bail!("an adapter's update of {:?} does not fit its ({out}, {width})", self.site);
+            }
+            if delta.is_some() || bias.is_some() {
+                parts.push(Part { rows: rows.clone(), delta, bias });
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Everything in one buffer; nothing is tracked.
+    fn fused(&self, x: &Tensor, parts: &[Part<'_>]) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        let x = floats(&x)?;
+        let x = x.mat()?;
+        let mut y = self.product(x)?;
+        let cols = self.shape().0;
+        for part in parts {
+            let mut y = MatMut::new(&mut y, x.rows(), cols);
+            let mut y = y.block(part.rows.clone(), 0..cols);
+            if let Some(bias) = part.bias {
+                let bias = floats(bias)?;
+                (0..y.rows()).for_each(|row| kernels::add(y.row(row), &bias));
+            }
+            if let Some(delta) = part.delta {
+                let (a, b) = (floats(&delta.a)?, floats(&delta.b)?);
+                let x = x.block(part.rows.clone(), 0..x.cols());
+                add_update(y, x, a.mat()?, b.mat()?, delta.scale as f32);
+            }
+        }
+        matrix(y, cols)
+    }
+
+    /// `x·Wᵀ + b`
+    fn product(&self, x: Mat<'_>) -> Result<Vec<f32>> {
+        let weight = floats(&self.weight)?;
+        let bias = self.bias.as_ref().map(floats).transpose()?;
+        Ok(affine(x, weight.mat()?, bias.as_deref()))
+    }
+
+    /// Each part by an operation of its own, the rows between them by the base alone.
+    fn differentiable(&self, x: &Tensor, parts: &[Part<'_>], pass: &Pass<'_>) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        let tokens = x.dim(0)?;
+        let pieces = cover(parts, tokens).map(|(rows, part)| {
+            let x = if rows.len() == tokens { x.clone() } else { x.narrow(0, rows.start, rows.len())? };
+            self.piece(&x, part, pass)
+        });
+        match pieces.collect::<Result<Vec<_>>>()? {
+            pieces if pieces.len() == 1 => Ok(pieces[0].clone()),
+            pieces => Tensor::cat(&pieces, 0),
+        }
+    }
+
+    fn piece(&self, x: &Tensor, part: Option<&Part<'_>>, pass: &Pass<'_>) -> Result<Tensor> {
+        let base = Frozen { weight: self.weight.clone(), bias: self.bias.clone() };
+        let y = match part.and_then(|part| part.delta) {
+            Some(delta) => {
+                let dropout = Place::Site(self.site).dropout(pass.mode);
+                apply3(Adapted { base, scale: delta.scale as f32, dropout }, [x, &delta.a, &delta.b])?
+            }
+            None => apply1(base, x)?,
+        };
+        match part.and_then(|part| part.bias) {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+
+    /// On other devices, and the reference of the other two in tests.
+    fn plain(&self, x: &Tensor, parts: &[Part<'_>], pass: &Pass<'_>) -> Result<Tensor> {
+        let (tokens, (out, _)) = (x.dim(0)?, self.shape());
+        let y = plain::linear(x, &self.weight, self.bias.as_ref())?;
+        if parts.is_empty() {
+            return Ok(y);
+        }
+        let updates = cover(parts, tokens).map(|(rows, part)| {
+            let mut update = Tensor::zeros((rows.len(), out), x.dtype(), x.device())?;
+            if let Some(delta) = part.and_then(|part| part.delta) {
+                let x = x.narrow(0, rows.start, rows.len())?;
+                let x = super::dropout(&x, Place::Site(self.site), pass.mode)?;
+                update = (update + plain::delta(&x, delta)?)?;
+            }
+            match part.and_then(|part| part.bias) {
+                Some(bias) => update.broadcast_add(bias),
+                None => Ok(update),
+            }
+        });
+        y + Tensor::cat(&updates.collect::<Result<Vec<_>>>()?, 0)?
+    }
+}
+
+/// The parts in order, with the rows between them.
+fn cover<'p, 'a>(parts: &'p [Part<'a>], tokens: usize) -> impl Iterator<Item = (Range<usize>, Option<&'p Part<'a>>)> {
+    let mut end = 0;
+    let mut pieces = Vec::new();
+    for part in parts {
+        pieces.push((end..part.rows.start, None));
+        pieces.push((part.rows.clone(), Some(part)));
+        end = part.rows.end;
+    }
+    pieces.push((end..tokens, None));
+    pieces.into_iter().filter(|(rows, _)| !rows.is_empty())
+}
+
+/// `x·Wᵀ + b`
+pub(super) fn affine(x: Mat<'_>, weight: Mat<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+    let (rows, cols) = (x.rows(), weight.rows());
+    let mut y;
+    if let Some(bias) = bias {
+        y = bias.repeat(rows);
+        multiply_add(MatMut::new(&mut y, rows, cols), 1.0, x, weight.t());
+    } else {
+        y = vec![0.0; rows * cols];
+        multiply(MatMut::new(&mut y, rows, cols), 1.0, x, weight.t());
+    }
+    y
+}
+
+/// `y += scale·x·Aᵀ·Bᵀ`
+fn add_update(y: MatMut<'_>, x: Mat<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32) {
+    let narrow = affine(x, a, None);
+    multiply_add(y, scale, Mat::new(&narrow, x.rows(), a.rows()), b.t());
+}
+
+/// The base product alone.
+struct Frozen {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Frozen {
+    /// `gradient·W`
+    fn pull(&self, gradient: Mat<'_>) -> Result<Vec<f32>> {
+        let weight = floats(&self.weight)?;
+        let weight = weight.mat()?;
+        let mut dx = vec![0.0; gradient.rows() * weight.cols()];
+        multiply(MatMut::new(&mut dx, gradient.rows(), weight.cols()), 1.0, gradient, weight);
+        Ok(dx)
+    }
+}
+
+impl Function<1> for Frozen {
+    const NAME: &'static str = "frozen linear";
+
+    fn forward(&self, [x]: [Mat<'_>; 1]) -> Result<(Vec<f32>, usize)> {
+        let weight = floats(&self.weight)?;
+        let bias = self.bias.as_ref().map(floats).transpose()?;
+        Ok((affine(x, weight.mat()?, bias.as_deref()), weight.mat()?.rows()))
+    }
+
+    fn backward(&self, _: [Mat<'_>; 1], gradient: Mat<'_>, _: [bool; 1]) -> Result<[Option<Vec<f32>>; 1]> {
+        Ok([Some(self.pull(gradient)?)])
+    }
+}
+
+/// `x·Wᵀ + b + scale·dropout(x)·Aᵀ·Bᵀ` of x, A and B.
+struct Adapted {
+    base: Frozen,
+    scale: f32,
+    dropout: Option<Dropout>,
+}
+
+impl Adapted {
+    /// Calls `then` with what A sees of x.
+    fn dropped<R>(&self, x: Mat<'_>, then: impl FnOnce(Mat<'_>) -> R) -> R {
+        let Some(dropout) = self.dropout else { return then(x) };
+        let mut kept = x.to_vec();
+        dropout.apply(&mut kept);
+        then(Mat::new(&kept, x.rows(), x.cols()))
+    }
+
+    /// Adds what reaches x through A and B.
+    fn add_update_gradient(&self, dx: &mut [f32], narrow: Mat<'_>, a: Mat<'_>) {
+        let (rows, cols) = (narrow.rows(), a.cols());
+        let Some(dropout) = self.dropout else {
+            return multiply_add(MatMut::new(dx, rows, cols), 1.0, narrow, a);
+        };
+        let mut through = vec![0.0; rows * cols];
+        multiply(MatMut::new(&mut through, rows, cols), 1.0, narrow, a);
+        dropout.apply(&mut through);
+        kernels::add(dx, &through);
+    }
+}
+
+impl Function<3> for Adapted {
+    const NAME: &'static str = "adapted linear";
+
+    fn forward(&self, [x, a, b]: [Mat<'_>; 3]) -> Result<(Vec<f32>, usize)> {
+        let (mut y, cols) = self.base.forward([x])?;
+        self.dropped(x, |x| add_update(MatMut::new(&mut y, x.rows(), cols), x, a, b, self.scale));
+        Ok((y, cols))
+    }
+
+    /// With u = dropout(x)·Aᵀ and h = scale·gradient·B: dB = scale·gradientᵀ·u, dA = hᵀ·dropout(x), dx = gradient·W + h·A.
+    fn backward(
+        &self,
+        [x, a, b]: [Mat<'_>; 3],
+        gradient: Mat<'_>,
+        [wants_x, ..]: [bool; 3],
+    ) -> Result<[Option<Vec<f32>>; 3]> {
+        let (tokens, rank) = (x.rows(), a.rows());
+        let mut narrow = vec![0.0; tokens * rank];
+        multiply(MatMut::new(&mut narrow, tokens, rank), self.scale, gradient, b);
+        let narrow = Mat::new(&narrow, tokens, rank);
+        let (mut da, mut db) = (vec![0.0; rank * a.cols()], vec![0.0; b.rows() * rank]);
+        self.dropped(x, |x| {
+            let u = affine(x, a, None);
+            multiply(MatMut::new(&mut da, rank, a.cols()), 1.0, narrow.t(), x);
+            multiply(MatMut::new(&mut db, b.rows(), rank), self.scale, gradient.t(), Mat::new(&u, tokens, rank));
+        });
+        let mut dx = if wants_x { Some(self.base.pull(gradient)?) } else { None };
+        if let Some(dx) = &mut dx {
+            self.add_update_gradient(dx, narrow, a);
+        }
+        Ok([dx, Some(da), Some(db)])
+    }
+}

@@ -1,0 +1,105 @@
+//! The encoder's layer norms, alone and after a residual sum. Their weights are frozen.
+
+use candle_core::{Result, Tensor};
+
+use super::function::{Function, apply1, apply2, change, floats};
+use super::plain;
+use crate::model::kernels::{self, Mat, NormWeights};
+
+#[derive(Clone)]
+pub(crate) struct Norm {
+    gain: Tensor,
+    bias: Option<Tensor>,
+    eps: f64,
+}
+
+impl Norm {
+    pub(crate) fn new(gain: Tensor, bias: Option<Tensor>, eps: f64) -> Self {
+        Self { gain, bias, eps }
+    }
+
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.gain).chain(&self.bias)
+    }
+
+    /// The norm of each row.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if x.device().is_cpu() { apply1(Alone(self.clone()), &x.contiguous()?) } else { self.plain(x) }
+    }
+
+    /// The norm of each row of `x + residual`. Takes `x`, so that without a gradient the numbers change where they are.
+    pub(super) fn of_sum(&self, x: Tensor, residual: &Tensor) -> Result<Tensor> {
+        if !x.device().is_cpu() {
+            return self.plain(&(x + residual)?);
+        }
+        if x.track_op() || residual.track_op() {
+            return apply2(Sum(self.clone()), &x, &residual.contiguous()?);
+        }
+        let residual = residual.contiguous()?;
+        let residual = floats(&residual)?;
+        self.weights(|weights| change(&x, |numbers| kernels::layer_norm(numbers, Some(&residual), weights)))??;
+        Ok(x)
+    }
+
+    fn plain(&self, x: &Tensor) -> Result<Tensor> {
+        plain::layer_norm(x, &self.gain, self.bias.as_ref(), self.eps)
+    }
+
+    fn weights<R>(&self, then: impl FnOnce(NormWeights<'_>) -> R) -> Result<R> {
+        let gain = floats(&self.gain)?;
+        let bias = self.bias.as_ref().map(floats).transpose()?;
+        Ok(then(NormWeights { gain: &gain, bias: bias.as_deref(), eps: self.eps as f32 }))
+    }
+
+    fn forward_rows(&self, mut sums: Vec<f32>, cols: usize) -> Result<(Vec<f32>, usize)> {
+        self.weights(|weights| kernels::layer_norm(&mut sums, None, weights))?;
+        Ok((sums, cols))
+    }
+
+    fn backward_rows(&self, sums: &[f32], gradient: Mat<'_>) -> Result<Vec<f32>> {
+        let mut gradient = gradient.to_vec();
+        self.weights(|weights| kernels::layer_norm_backward(&mut gradient, sums, weights))?;
+        Ok(gradient)
+    }
+}
+
+struct Alone(Norm);
+
+impl Function<1> for Alone {
+    const NAME: &'static str = "layer norm";
+
+    fn forward(&self, [x]: [Mat<'_>; 1]) -> Result<(Vec<f32>, usize)> {
+        self.0.forward_rows(x.to_vec(), x.cols())
+    }
+
+    fn backward(&self, [x]: [Mat<'_>; 1], gradient: Mat<'_>, _: [bool; 1]) -> Result<[Option<Vec<f32>>; 1]> {
+        Ok([Some(self.0.backward_rows(&x.to_vec(), gradient)?)])
+    }
+}
+
+struct Sum(Norm);
+
+impl Sum {
+    fn sums(x: Mat<'_>, y: Mat<'_>) -> Vec<f32> {
+        let mut sums = x.to_vec();
+        kernels::add(&mut sums, &y.to_vec());
+        sums
+    }
+}
+
+impl Function<2> for Sum {
+    const NAME: &'static str = "layer norm of a sum";
+
+    fn forward(&self, [x, y]: [Mat<'_>; 2]) -> Result<(Vec<f32>, usize)> {
+        self.0.forward_rows(Self::sums(x, y), x.cols())
+    }
+
+    fn backward(&self, [x, y]: [Mat<'_>; 2], gradient: Mat<'_>, wanted: [bool; 2]) -> Result<[Option<Vec<f32>>; 2]> {
+        let gradient = self.0.backward_rows(&Self::sums(x, y), gradient)?;
+        Ok(match wanted {
+            [true, true] => [Some(gradient.clone()), Some(gradient)],
+            [true, false] => [Some(gradient), None],
+            _ => [None, Some(gradient)],
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! From a checkpoint's tensors to the encoder's parts, under the reference library's names.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+
+use crate::domain::Result;
+use crate::model::layers::{Block, BlockShape, Embeddings, Linear, Norm, Rotary};
+use crate::model::weights::Weights;
+use crate::model::{Architecture, EncoderConfig, LayerAttention, Linear as Role, Site};
+
+/// Tensors of heads that a backbone's file may carry; a task's head uses them where its adapter brings none.
+const SPARE: [&str; 6] = [
+    "pooler.dense.weight",
+    "pooler.dense.bias",
+    "head.dense.weight",
+    "head.dense.bias",
+    "head.norm.weight",
+    "head.norm.bias",
+];
+
+/// Reads the parts of one encoder.
+pub(super) struct Loader<'a> {
+    pub(super) config: &'a EncoderConfig,
+    pub(super) weights: &'a Weights,
+    pub(super) device: &'a Device,
+}
+
+impl Loader<'_> {
+    pub(super) fn embeddings(&self) -> Result<Embeddings> {
+        let config = self.config;
+        let width = config.embedding_size;
+        let is_modern = config.architecture == Architecture::ModernBert;
+        let (words, norm) = if is_modern { ("tok_embeddings", "norm") } else { ("word_embeddings", "LayerNorm") };
+        let table = |name: &str, rows: usize| self.weights.get(&format!("embeddings.{name}.weight"), &[rows, width]);
+        let types = config.type_vocab_size;
+        Ok(Embeddings {
+            words: table(words, config.vocab_size)?,
+            positions: if is_modern { None } else { Some(table("position_embeddings", self.positions())?) },
+            types: if types == 0 { None } else { Some(table("token_type_embeddings", types)?) },
+            norm: self.norm(&format!("embeddings.{norm}"), width)?,
+            projection: self.projection()?,
+            position_offset: config.position_offset,
+        })
+    }
+
+    pub(super) fn blocks(&self) -> Result<Vec<Block>> {
+        let mut rotaries: Vec<(f64, Rotary)> = Vec::new(); // one a theta: there are two, or none
+        let layers = self.config.attention.iter().enumerate();
+        layers.map(|(layer, attention)| self.block(layer, *attention, &mut rotaries)).collect()
+    }
+
+    /// The norm after the last layer, where there is one.
+    pub(super) fn final_norm(&self) -> Result<Option<Norm>> {
+        let has_one = self.config.architecture == Architecture::ModernBert;
+        has_one.then(|| self.norm("final_norm", self.config.hidden_size)).transpose()
+    }
+
+    pub(super) fn spares(&self) -> Result<HashMap<String, Tensor>> {
+        let mut spares = HashMap::new();
+        for name in SPARE {
+            if let Some(tensor) = self.weights.spare(name)? {
+                spares.insert(name.to_owned(), tensor);
+            }
+        }
+        Ok(spares)
+    }
+
+    fn positions(&self) -> usize {
+        self.config.max_length + self.config.position_offset
+    }
+
+    fn projection(&self) -> Result<Option<(Tensor, Tensor)>> {
+        let (from, to) = (self.config.embedding_size, self.config.hidden_size);
+        if from == to {
+            return Ok(None);
+        }
+        let weight = self.weights.get("embeddings_project.weight", &[to, from])?;
+        Ok(Some((weight, self.weights.get("embeddings_project.bias", &[to])?)))
+    }
+
+    fn block(&self, layer: usize, attention: LayerAttention, rotaries: &mut Vec<(f64, Rotary)>) -> Result<Block> {
+        let config = self.config;
+        let (_, feed_forward_norm) = config.architecture.norms();
+        Ok(Block {
+            shape: self.shape(layer, attention, rotaries)?,
+            attention_output: self.linear(layer, Role::AttentionOutput)?,
+            intermediate: self.linear(layer, Role::Intermediate)?,
+            output: self.linear(layer, Role::Output)?,
+            feed_forward_norm: self.layer_norm(layer, feed_forward_norm)?,
+            activation: config.activation,
+            heads: config.heads,
+            window: attention.window,
+        })
+    }
+
+    fn shape(&self, layer: usize, attention: LayerAttention, rotaries: &mut Vec<(f64, Rotary)>) -> Result<BlockShape> {
+        let (norm, _) = self.config.architecture.norms();
+        if self.config.architecture != Architecture::ModernBert {
+            let linear = |role| self.linear(layer, role);
+            let qkv = [linear(Role::Query)?, linear(Role::Key)?, linear(Role::Value)?];
+            return Ok(BlockShape::PostNorm { qkv, attention_norm: self.layer_norm(layer, norm)? });
+        }
+        let rotary = attention.rope_theta.map(|theta| self.rotary(theta, rotaries)).transpose()?;
+        // the embeddings are normalised already
+        let attention_norm = (layer > 0).then(|| self.layer_norm(layer, norm)).transpose()?;
+        Ok(BlockShape::PreNorm { qkv: self.linear(layer, Role::Qkv)?, rotary, attention_norm })
+    }
+
+    fn rotary(&self, theta: f64, known: &mut Vec<(f64, Rotary)>) -> Result<Rotary> {
+        if let Some((_, rotary)) = known.iter().find(|(of, _)| *of == theta) {
+            return Ok(rotary.clone());
+        }
+        let rotary = Rotary::new(self.config.max_length, self.config.head_size(), theta, self.device)?;
+        known.push((theta, rotary.clone()));
+        Ok(rotary)
+    }
+
+    fn linear(&self, layer: usize, role: Role) -> Result<Linear> {
+        let site = Site { layer, linear: role };
+        let path = self.config.architecture.module_path(site);
+        let (out, width) = self.config.linear_shape(role);
+        let weight = self.weights.get(&format!("{path}.weight"), &[out, width])?;
+        let bias = self.weights.get_if(self.config.has_bias(role), &format!("{path}.bias"), &[out])?;
+        Ok(Linear::new(site, weight, bias))
+    }
+
+    fn layer_norm(&self, layer: usize, name: &str) -> Result<Norm> {
+        let path = format!("{}.{layer}.{name}", self.config.architecture.layer_path());
+        self.norm(&path, self.config.hidden_size)
+    }
+
+    fn norm(&self, path: &str, width: usize) -> Result<Norm> {
+        let gain = self.weights.get(&format!("{path}.weight"), &[width])?;
+        let bias = self.weights.get_if(self.config.biases.norm, &format!("{path}.bias"), &[width])?;
+        Ok(Norm::new(gain, bias, self.config.layer_norm_eps))
+    }
+}
