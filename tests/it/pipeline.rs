@@ -231,6 +231,16 @@ fn a_special_tokens_name_in_a_text_is_that_token() {
 }
 
 #[test]
+fn a_folder_without_a_tokenizer_is_refused_with_the_files_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for json in [None, Some(""), Some("{\"model\": {\"type\": \"Abacus\"}}")] {
+        json.map(|json| fs::write(folder.path().join("tokenizer.json"), json).unwrap());
+        let error = Tokenizer::load(folder.path()).unwrap_err();
+        assert!(error.message().contains("tokenizer.json: "), "{error}");
+    }
+}
+
+#[test]
 fn a_megabyte_of_one_word_is_read_in_seconds() {
     let word = text(&"ab".repeat(1 << 19));
     for (name, tokenizer) in ARCHITECTURES.iter().zip(&*TOKENIZERS) {
