@@ -1,6 +1,7 @@
 //! Parquet files: columns by name, class numbers to names where Hugging Face's schema has them.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use parquet::errors::ParquetError;
@@ -18,8 +19,10 @@ pub(super) const MAGIC: &[u8] = b"PAR1";
 /// Names of a column's classes, by number.
 type ClassNames = HashMap<String, Vec<String>>;
 
+/// The parquet crate panics on some damaged files where it should fail; this is where that ends.
 pub(super) fn read(bytes: &[u8], rows: &mut Rows) {
-    if let Err(fault) = read_file(bytes, rows) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| read_file(bytes, rows)));
+    if let Err(fault) = outcome.unwrap_or_else(|_| Err(Fault::unreadable("the Parquet file is broken"))) {
         rows.refuse(0, fault);
     }
 }

@@ -1,0 +1,334 @@
+//! Named, validated, versioned training data on disk: one folder a dataset, one file a split, replaced by rename.
+//! What makes data fit to train on is left to `training`.
+
+mod file;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sha2::Digest as _;
+use sha2::Sha256;
+use tracing::{info, warn};
+
+use crate::domain::{AdapterName, DataRef, Digest, Error, Hyperparameters, Result};
+use crate::training::dataset::{self, DatasetFamily, DoctorReport, Split};
+
+use file::{MANIFEST, Manifest, StoredSplit, TEMPORARY, storage_error, sync_folder, write_whole};
+
+/// Datasets in one store: each is a folder that every listing opens.
+const DATASETS_MAX: usize = 1000;
+
+/// Splits of one dataset: each upload reads all of them to find rows they share.
+const SPLITS_MAX: usize = 16;
+
+/// Names that an error lists; more help nobody.
+const NAMES_SHOWN_MAX: usize = 20;
+
+/// zstd's default: labelled text shrinks to a quarter at the speed of the disk.
+const ZSTD_LEVEL: i32 = 3;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SplitInfo {
+    pub split: String,
+    pub rows: usize,
+    pub digest: String,
+    /// Counts this split's uploads, from 1.
+    pub version: u32,
+    /// Seconds since 1970.
+    pub created_at: u64,
+    pub report: DoctorReport,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct DatasetInfo {
+    pub name: String,
+    pub family: DatasetFamily,
+    pub splits: Vec<SplitInfo>,
+}
+
+/// Blocking inside; the async callers go through `spawn_blocking`.
+#[derive(Debug)]
+pub struct DatasetService {
+    root: PathBuf,
+    /// Held to write by what changes files, to read by what needs a manifest and its files to belong together.
+    files: RwLock<()>,
+}
+
+impl DatasetService {
+    /// Makes the folder if it is not there, and sweeps what an interrupted upload left.
+    pub fn open(root: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&root).map_err(|e| storage_error(e).context(root.display()))?;
+        let service = Self { root, files: RwLock::new(()) };
+        service.sweep().map_err(storage_error)?;
+        Ok(service)
+    }
+
+    /// Runs the doctor over `bytes`; errors refuse with `unprocessable` and all problems, else the split is there, whole.
+    /// Fails with `conflict` if the dataset is of another family, with `unavailable` if the disk is full.
+    pub fn put(&self, name: &str, family: DatasetFamily, split: &str, bytes: &[u8]) -> Result<SplitInfo> {
+        check_name("dataset", name)?;
+        check_name("split", split)?;
+        let others = self.other_splits(name, family, split)?;
+        let others: Vec<_> = others.iter().map(|(name, split)| (name.as_str(), split)).collect();
+        let max_length = Hyperparameters::default().max_length;
+        let (report, readable) = dataset::read_split(family, split, bytes, &others, max_length)?;
+        let Some(readable) = readable else {
+            let problems = report.problems();
+            let message = format!("{name}:{split} is refused; the data has {} kinds of errors", problems.len());
+            return Err(Error::unprocessable(message).with_problems(problems));
+        };
+        let lines = readable.to_jsonl();
+        let stored = self.store(name, family, split, &lines, report)?;
+        info!(dataset = name, split, rows = stored.rows, version = stored.version, "dataset stored");
+        Ok(stored.into())
+    }
+
+    /// All datasets by name. A damaged one is left out, and logged.
+    pub fn list(&self) -> Result<Vec<DatasetInfo>> {
+        let mut datasets = Vec::new();
+        for name in self.names()? {
+            match self.get(&name) {
+                Ok(dataset) => datasets.push(dataset),
+                Err(error) => warn!(dataset = name, %error, "dataset left out of the list"),
+            }
+        }
+        Ok(datasets)
+    }
+
+    /// `not_found` names the datasets there are.
+    pub fn get(&self, name: &str) -> Result<DatasetInfo> {
+        let manifest = self.manifest(name)?;
+        let family = manifest.family.parse()?;
+        Ok(DatasetInfo {
+            name: name.to_owned(),
+            family,
+            splits: manifest.splits.into_iter().map(SplitInfo::from).collect(),
+        })
+    }
+
+    /// All its splits. A job that has read its data already is not disturbed.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        let _writing = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names()?; // not the manifest: a damaged dataset can be deleted
+        if !names.iter().any(|there| there == name) {
+            return Err(no_dataset(name, &names));
+        }
+        // Gone in one step; a crash while its files are removed leaves what `open` sweeps.
+        let remove = || -> io::Result<()> {
+            let gone = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&self.root)?;
+            fs::rename(self.folder(name), gone.path().join(name))?;
+            sync_folder(&self.root)?;
+            gone.close()
+        };
+        remove().map_err(storage_error)?;
+        info!(dataset = name, "dataset deleted");
+        Ok(())
+    }
+
+    /// The family, the rows and their digest. `not_found` names the datasets or splits there are.
+    pub fn read(&self, reference: &DataRef) -> Result<(DatasetFamily, Split, String)> {
+        let DataRef { dataset, split } = reference;
+        let _reading = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let manifest = self.manifest(dataset)?;
+        let stored = manifest.find(split).ok_or_else(|| {
+            let there: Vec<_> = manifest.splits.iter().map(|stored| stored.split.clone()).collect();
+            Error::not_found(format!("dataset {dataset:?} has no split {split:?}; it has {}", enumerate(&there)))
+        })?;
+        let family = manifest.family.parse()?;
+        Ok((family, self.load(dataset, family, stored)?, stored.digest.clone()))
+    }
+
+    fn load(&self, name: &str, family: DatasetFamily, stored: &StoredSplit) -> Result<Split> {
+        let path = self.folder(name).join(&stored.file);
+        let bytes = fs::read(&path).map_err(|e| storage_error(e).context(path.display()))?;
+        let split = dataset::read_stored(family, &bytes)?;
+        if digest(&split.to_jsonl()) != stored.digest {
+            return Err(Error::internal(format!("{name}:{} is damaged on disk; upload it again", stored.split)));
+        }
+        Ok(split)
+    }
+
+    /// What `put` compares an upload with.
+    fn other_splits(&self, name: &str, family: DatasetFamily, split: &str) -> Result<Vec<(String, Split)>> {
+        let _reading = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(manifest) = Manifest::read(&self.folder(name))? else { return Ok(Vec::new()) };
+        check_fits(name, &manifest, family, split)?;
+        let others = manifest.splits.iter().filter(|stored| stored.split != split);
+        others.map(|stored| Ok((stored.split.clone(), self.load(name, family, stored)?))).collect()
+    }
+
+    /// Writes the split's file beside the one it replaces, then the manifest that names it; a new dataset's folder appears with both.
+    fn store(
+        &self,
+        name: &str,
+        family: DatasetFamily,
+        split: &str,
+        lines: &[u8],
+        report: DoctorReport,
+    ) -> Result<StoredSplit> {
+        let _writing = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let folder = self.folder(name);
+        let Some(mut manifest) = Manifest::read(&folder)? else {
+            return self.store_first(name, family, split, lines, report);
+        };
+        check_fits(name, &manifest, family, split)?;
+        let stored = stored_split(split, lines, report, manifest.find(split));
+        manifest.replace(stored.clone());
+        let written = write_split(&folder, &stored, lines).and_then(|()| manifest.write(&folder));
+        // Old rows after a success, new ones after a failure: whatever the manifest on the disk does not name.
+        sweep_folder(&folder).unwrap_or_else(|error| warn!(%error, "files of an old split are left"));
+        written.map(|()| stored)
+    }
+
+    fn store_first(
+        &self,
+        name: &str,
+        family: DatasetFamily,
+        split: &str,
+        lines: &[u8],
+        report: DoctorReport,
+    ) -> Result<StoredSplit> {
+        if self.names()?.len() >= DATASETS_MAX {
+            let message = format!("{DATASETS_MAX} datasets are stored, the most there may be; delete one first");
+            return Err(Error::conflict(message));
+        }
+        let stored = stored_split(split, lines, report, None);
+        let manifest = Manifest { family: family.as_str().to_owned(), splits: vec![stored.clone()] };
+        // Removed when dropped, so a failure leaves nothing.
+        let folder = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&self.root).map_err(storage_error)?;
+        write_split(folder.path(), &stored, lines)?;
+        manifest.write(folder.path())?;
+        fs::rename(folder.path(), self.folder(name)).and_then(|()| sync_folder(&self.root)).map_err(storage_error)?;
+        Ok(stored)
+    }
+
+    fn manifest(&self, name: &str) -> Result<Manifest> {
+        let found = if check_name("dataset", name).is_ok() { Manifest::read(&self.folder(name))? } else { None };
+        match found {
+            Some(manifest) => Ok(manifest),
+            None => Err(no_dataset(name, &self.names()?)),
+        }
+    }
+
+    /// Folders with a manifest, by name.
+    fn names(&self) -> Result<Vec<String>> {
+        let list = || -> io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&self.root)? {
+                let entry = entry?;
+                let name = entry.file_name().into_string().unwrap_or_default();
+                if check_name("dataset", &name).is_ok() && entry.path().join(MANIFEST).is_file() {
+                    names.push(name);
+                }
+            }
+            names.sort();
+            Ok(names)
+        };
+        list().map_err(storage_error)
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Removes what interrupted uploads and deletions left.
+    fn sweep(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        for name in self.names().unwrap_or_default() {
+            sweep_folder(&self.folder(&name)).unwrap_or_else(|error| warn!(dataset = name, %error, "not swept"));
+        }
+        Ok(())
+    }
+}
+
+/// Removes files that the manifest does not name.
+fn sweep_folder(folder: &Path) -> Result<()> {
+    let Some(manifest) = Manifest::read(folder)? else { return Ok(()) };
+    let is_named = |name: &OsStr| name == MANIFEST || manifest.splits.iter().any(|stored| name == stored.file.as_str());
+    let sweep = || -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if !is_named(&entry.file_name()) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    sweep().map_err(storage_error)
+}
+
+fn stored_split(split: &str, lines: &[u8], report: DoctorReport, before: Option<&StoredSplit>) -> StoredSplit {
+    let version = before.map_or(1, |stored| stored.version + 1);
+    StoredSplit {
+        split: split.to_owned(),
+        file: format!("{split}.{version}.jsonl.zst"),
+        rows: report.rows,
+        digest: digest(lines),
+        version,
+        created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        report,
+    }
+}
+
+fn write_split(folder: &Path, stored: &StoredSplit, lines: &[u8]) -> Result<()> {
+    let packed = zstd::encode_all(lines, ZSTD_LEVEL).map_err(storage_error)?;
+    write_whole(folder, &stored.file, &packed)
+}
+
+fn check_fits(name: &str, manifest: &Manifest, family: DatasetFamily, split: &str) -> Result<()> {
+    if manifest.family != family.as_str() {
+        let message = format!(
+            "dataset {name:?} is of family {:?}, {split:?} is to be {family:?}",
+            manifest.family,
+            family = family.as_str()
+        );
+        return Err(Error::conflict(message));
+    }
+    if manifest.find(split).is_none() && manifest.splits.len() >= SPLITS_MAX {
+        return Err(Error::conflict(format!("dataset {name:?} has {SPLITS_MAX} splits, the most there may be")));
+    }
+    Ok(())
+}
+
+/// Dataset and split names are folders and files: the alphabet of adapter names.
+fn check_name(what: &str, name: &str) -> Result<()> {
+    name.parse::<AdapterName>().map(|_| ()).map_err(|_| {
+        Error::invalid(format!(
+            "{what} name {name:?} is not 1 to 128 of a-z, A-Z, 0-9, '.', '_' and '-' beginning with a letter or digit, as adapter names are"
+        ))
+    })
+}
+
+fn no_dataset(name: &str, names: &[String]) -> Error {
+    Error::not_found(format!("no dataset {name:?}; there is {}", enumerate(names)))
+}
+
+fn digest(lines: &[u8]) -> String {
+    Digest::from_sha256(&Sha256::digest(lines).into()).to_string()
+}
+
+fn enumerate(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names if names.len() > NAMES_SHOWN_MAX => {
+            format!("{} and {} more", names[..NAMES_SHOWN_MAX].join(", "), names.len() - NAMES_SHOWN_MAX)
+        }
+        names => names.join(", "),
+    }
+}
+
+impl From<StoredSplit> for SplitInfo {
+    fn from(stored: StoredSplit) -> Self {
+        let StoredSplit { split, file: _, rows, digest, version, created_at, report } = stored;
+        Self { split, rows, digest, version, created_at, report }
+    }
+}

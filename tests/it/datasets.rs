@@ -1,1 +1,0 @@
-//! Uploads, formats and the doctor.
