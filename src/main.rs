@@ -1,3 +1,8 @@
 //! The `trunkline` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    trunkline::model::kernels::single_threaded_pools();
+    trunkline::app::run(std::env::args_os())
+}

@@ -1,1 +1,10 @@
-//! Configuration and wiring: the command line, parts built bottom-up, signal to drained.
+//! Configuration and wiring: the command line, parts built bottom-up, signal to drained. Leaves every decision to the layers below.
+
+mod cli;
+mod commands;
+mod config;
+mod progress;
+mod shutdown;
+mod wiring;
+
+pub use cli::run;

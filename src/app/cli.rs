@@ -1,0 +1,100 @@
+//! The command line: what can be asked, and which exit code the answer has.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::app::commands::{adapters, backbone, datasets, evaluate, openapi, predict, serve, train};
+use crate::app::config;
+use crate::domain::{Error, ErrorKind};
+use crate::telemetry::{LogFormat, init_logging};
+
+/// Wrong usage or configuration.
+const EXIT_USAGE: u8 = 2;
+
+/// One resident encoder, many LoRA adapters: serves NER and text classification, and trains the adapters it serves.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, arg_required_else_help = true, after_help = config::HELP)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GlobalArgs {
+    /// TOML file whose keys are the flags' names
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
+    /// Log lines for people or for machines: text or json
+    #[arg(long, global = true, default_value = "text", value_parser = ["text", "json"])]
+    log_format: String,
+    /// What to log, as in RUST_LOG: info, or trunkline=debug
+    #[arg(long, global = true, default_value = "info", value_name = "FILTER")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve REST and gRPC on one port
+    Serve(Box<serve::ServeArgs>),
+    /// One answer on the terminal, without a server
+    Predict(predict::PredictArgs),
+    /// Train an adapter in the foreground
+    #[command(subcommand)]
+    Train(train::TrainCommand),
+    /// The evaluation report of an adapter on a dataset
+    Evaluate(evaluate::EvaluateArgs),
+    /// The adapter store
+    #[command(subcommand)]
+    Adapters(adapters::AdaptersCommand),
+    /// The dataset doctor, on files
+    #[command(subcommand)]
+    Datasets(datasets::DatasetsCommand),
+    /// The backbone cache
+    #[command(subcommand)]
+    Backbone(backbone::BackboneCommand),
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+/// Runs the command line `arguments` and says how it ended: 0 done, 1 failed, 2 wrong usage or configuration.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match config::parse(arguments.into_iter().collect()) {
+        Ok(cli) => cli,
+        Err(failure) => return failure.report(),
+    };
+    let format = if cli.global.log_format == "json" { LogFormat::Json } else { LogFormat::Text };
+    init_logging(format, Some(&cli.global.log));
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Predict(args) => predict::run(args),
+        Command::Train(command) => train::run(command),
+        Command::Evaluate(args) => evaluate::run(args),
+        Command::Adapters(command) => adapters::run(command),
+        Command::Datasets(command) => datasets::run(command),
+        Command::Backbone(command) => backbone::run(command),
+        Command::Openapi => openapi::run(),
+    }
+}
+
+/// A wrong value is the caller's usage; everything else is a failure.
+fn fail(error: &Error) -> ExitCode {
+    eprintln!("error: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        tracing::debug!(%cause, "caused by");
+        source = cause.source();
+    }
+    let is_usage = error.kind() == ErrorKind::InvalidRequest;
+    ExitCode::from(if is_usage { EXIT_USAGE } else { 1 })
+}

@@ -1,0 +1,260 @@
+//! `trunkline serve`: everything built bottom-up, served until a signal, drained.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tracing::{error, info, warn};
+
+use crate::app::config::environment;
+use crate::app::shutdown::{drain, signalled};
+use crate::app::wiring::{ADAPTER_SERIES_MAX, BATCH_TOKENS, Model, ModelArgs, QUEUE_TOKENS, StoreArgs, block_on};
+use crate::domain::{Error, Result};
+use crate::engine::{Engine, EngineConfig};
+use crate::serving::jobs::{Jobs, JobsConfig};
+use crate::serving::{DatasetService, Health, Inference, InferenceConfig};
+use crate::telemetry::Metrics;
+use crate::transport::{BackboneView, Server, Services, TransportConfig};
+
+#[derive(Debug, Args)]
+pub(in crate::app) struct ServeArgs {
+    /// REST and gRPC, one port; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub(in crate::app) listen: SocketAddr,
+    /// Moves the admin routes and the admin gRPC service to this address
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<SocketAddr>,
+    /// File with the admin key (or TRUNKLINE_ADMIN_KEY); without a key the admin routes answer on loopback only
+    #[arg(long, value_name = "FILE")]
+    admin_key_file: Option<PathBuf>,
+    /// File with a key that inference routes demand (or TRUNKLINE_INFER_KEY)
+    #[arg(long, value_name = "FILE")]
+    infer_key_file: Option<PathBuf>,
+    /// Jobs, datasets, checkpoints
+    #[arg(long, default_value = "state", value_name = "DIR")]
+    state_dir: PathBuf,
+    /// Tokens of one forward pass
+    #[arg(long, default_value_t = BATCH_TOKENS, value_name = "N")]
+    max_batch_tokens: usize,
+    /// Tokens admitted and not yet answered; more is refused with 429
+    #[arg(long, default_value_t = QUEUE_TOKENS, value_name = "N")]
+    max_queue_tokens: usize,
+    /// A request without a deadline of its own gets this one, in milliseconds
+    #[arg(long, default_value_t = 30_000, value_name = "MS")]
+    request_timeout_ms: u64,
+    /// Body of an inference request, in bytes
+    #[arg(long, default_value_t = 2 << 20, value_name = "BYTES")]
+    max_body_bytes: usize,
+    /// Inputs of one request
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    max_inputs: usize,
+    /// Adapter and dataset uploads, in bytes
+    #[arg(long, default_value_t = 256 << 20, value_name = "BYTES")]
+    max_upload_bytes: usize,
+    /// Connections open at once
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    max_connections: usize,
+    /// From a connection's first byte to the end of a request's headers, in seconds
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    header_timeout: u64,
+    /// Training jobs waiting, paused or running; one more is refused
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    max_jobs: usize,
+    /// Threads of a training job [default: as --threads]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    training_threads: Option<u16>,
+    /// Adapters with metric series of their own; the rest share "other"
+    #[arg(long, default_value_t = ADAPTER_SERIES_MAX, value_name = "N")]
+    max_adapter_series: usize,
+    /// After SIGTERM: how long accepted requests may take, in seconds
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    drain_timeout: u64,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+pub(in crate::app) fn run(args: ServeArgs) -> Result<()> {
+    args.check()?;
+    let transport = args.transport()?;
+    let model = args.model.load()?;
+    block_on(serve(args, transport, model))
+}
+
+async fn serve(args: ServeArgs, transport: TransportConfig, model: Model) -> Result<()> {
+    let health = Arc::new(Health::default());
+    let services = args.services(&model, &health).await?;
+    let (inference, jobs) = (services.inference.clone(), services.jobs.clone());
+    // The first probe warms the engine, so that ready means ready.
+    let watchdog = Watchdog { inference: inference.clone(), health: health.clone(), metrics: services.metrics.clone() };
+    watchdog.probe().await;
+    let server = Server::start(services, transport).await?;
+    announce(&args.state_dir, &server)?;
+    let watching = tokio::spawn(watchdog.watch());
+    let signal = signalled().await?;
+    info!(signal, drain_timeout_s = args.drain_timeout, "draining");
+    let whole = drain(server, &inference, &jobs, &health, Duration::from_secs(args.drain_timeout)).await;
+    watching.abort();
+    if whole {
+        info!("drained, every accepted request was answered")
+    } else {
+        warn!("drain deadline passed with requests unanswered")
+    }
+    Ok(())
+}
+
+impl ServeArgs {
+    fn check(&self) -> Result<()> {
+        for (flag, value) in [
+            ("--max-inputs", self.max_inputs),
+            ("--max-connections", self.max_connections),
+            ("--max-jobs", self.max_jobs),
+        ] {
+            if value == 0 {
+                return Err(Error::invalid(format!("{flag} 0: at least 1 is wanted")));
+            }
+        }
+        if self.max_queue_tokens < self.max_batch_tokens {
+            return Err(Error::invalid(format!(
+                "--max-queue-tokens {} is less than --max-batch-tokens {}: no full batch could ever wait",
+                self.max_queue_tokens, self.max_batch_tokens
+            )));
+        }
+        Ok(())
+    }
+
+    fn transport(&self) -> Result<TransportConfig> {
+        Ok(TransportConfig {
+            listen: self.listen,
+            admin_listen: self.admin_listen,
+            admin_key: key(self.admin_key_file.as_deref(), "TRUNKLINE_ADMIN_KEY")?,
+            infer_key: key(self.infer_key_file.as_deref(), "TRUNKLINE_INFER_KEY")?,
+            body_bytes_max: self.max_body_bytes,
+            inputs_max: self.max_inputs,
+            upload_bytes_max: self.max_upload_bytes,
+            connections_max: self.max_connections,
+            header_timeout: Duration::from_secs(self.header_timeout),
+        })
+    }
+
+    async fn services(&self, model: &Model, health: &Arc<Health>) -> Result<Services> {
+        let longest = model.encoder.config().max_length;
+        if self.max_batch_tokens < longest {
+            return Err(Error::invalid(format!(
+                "--max-batch-tokens {}: this backbone reads up to {longest} tokens at once, and one sequence must fit",
+                self.max_batch_tokens
+            )));
+        }
+        let metrics = Arc::new(Metrics::new(self.max_adapter_series));
+        let engine = Engine::start(model.encoder.clone(), &EngineConfig { threads: model.threads })?;
+        let registry = self.store.registry(model, engine.clone(), metrics.clone()).await?;
+        let datasets = Arc::new(DatasetService::open(self.state_dir.join("datasets"))?);
+        let jobs = Jobs::start(
+            engine.clone(),
+            model.tokenizer.clone(),
+            registry.clone(),
+            datasets.clone(),
+            metrics.clone(),
+            self.jobs(model),
+        )
+        .await?;
+        let inference =
+            Inference::start(registry, engine, model.tokenizer.clone(), metrics.clone(), self.inference(model));
+        let backbone = backbone_view(model);
+        metrics
+            .backbone_info
+            .with_label_values(&[&backbone.name, backbone.fingerprint.as_str(), &backbone.precision, &backbone.kernel])
+            .set(1);
+        Ok(Services { inference, datasets, jobs, health: health.clone(), metrics, backbone })
+    }
+
+    fn inference(&self, model: &Model) -> InferenceConfig {
+        InferenceConfig {
+            batch_tokens_max: self.max_batch_tokens,
+            queue_tokens_max: self.max_queue_tokens,
+            request_timeout: Duration::from_millis(self.request_timeout_ms),
+            tokenizer_threads: model.threads,
+        }
+    }
+
+    fn jobs(&self, model: &Model) -> JobsConfig {
+        JobsConfig {
+            state_dir: self.state_dir.clone(),
+            threads: self.training_threads.map_or(model.threads, usize::from),
+            queue_max: self.max_jobs,
+            fingerprint: model.info.fingerprint.clone(),
+        }
+    }
+}
+
+fn backbone_view(model: &Model) -> BackboneView {
+    let config = model.encoder.config();
+    BackboneView {
+        name: model.info.name.clone(),
+        fingerprint: model.info.fingerprint.clone(),
+        architecture: format!("{:?}", config.architecture).to_lowercase(),
+        precision: "f32".to_owned(),
+        kernel: crate::model::kernels::kernel_name().to_owned(),
+        max_length: config.max_length,
+        hidden_size: config.hidden_size,
+        layers: config.layers,
+    }
+}
+
+/// A key from its file, else from the environment.
+fn key(file: Option<&Path>, variable: &str) -> Result<Option<String>> {
+    let Some(path) = file else { return Ok(environment(variable)) };
+    let text =
+        std::fs::read_to_string(path).map_err(|e| Error::invalid(format!("key file {}: {e}", path.display())))?;
+    match text.trim() {
+        "" => Err(Error::invalid(format!("key file {} is empty", path.display()))),
+        key => Ok(Some(key.to_owned())),
+    }
+}
+
+/// Logs the bound addresses and writes `STATE_DIR/listen` for scripts.
+fn announce(state_dir: &Path, server: &Server) -> Result<()> {
+    std::fs::create_dir_all(state_dir).map_err(|e| Error::from(e).context(state_dir.display()))?;
+    let path = state_dir.join("listen");
+    let fresh = state_dir.join(".listen.tmp");
+    std::fs::write(&fresh, format!("{}\n", server.address))
+        .and_then(|()| std::fs::rename(&fresh, &path))
+        .map_err(|e| Error::from(e).context(path.display()))?;
+    let admin = server.admin_address.map_or_else(|| "same".to_owned(), |a| a.to_string());
+    info!(address = %server.address, admin, "listening");
+    Ok(())
+}
+
+/// Between two probes of the engine.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// A probe that takes longer means that the engine does not answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs a tiny forward pass off the queue, for ever; `/readyz` says how the last one went.
+struct Watchdog {
+    inference: Inference,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+impl Watchdog {
+    async fn watch(self) {
+        let mut ticks = tokio::time::interval(PROBE_EVERY);
+        loop {
+            ticks.tick().await;
+            self.probe().await;
+        }
+    }
+
+    async fn probe(&self) {
+        let answer = self.inference.probe(PROBE_TIMEOUT).await;
+        if let Err(error) = &answer {
+            error!(%error, "the engine does not answer");
+        }
+        self.health.set_engine_answers(answer.is_ok());
+        self.metrics.ready.set(f64::from(u8::from(self.health.is_ready())));
+    }
+}

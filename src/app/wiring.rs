@@ -1,0 +1,119 @@
+//! Builds the parts bottom-up and hands each its own configuration.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::adapter::AdapterStore;
+use crate::app::config::environment;
+use crate::app::progress::Progress;
+use crate::backbone::{BackboneCache, BackboneInfo};
+use crate::domain::{Error, Result};
+use crate::engine::{Engine, EngineConfig};
+use crate::model::{Encoder, open_device};
+use crate::serving::{Inference, InferenceConfig, Registry, RegistryConfig};
+use crate::telemetry::Metrics;
+use crate::text::Tokenizer;
+
+/// Which network, where.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ModelArgs {
+    /// Backbone: "default", a name on the hub, or a folder in Hugging Face layout
+    #[arg(long, default_value = "default", value_name = "NAME|DIR")]
+    pub(super) backbone: String,
+    /// Where backbones are kept [default: the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub(super) cache_dir: Option<PathBuf>,
+    /// cpu or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(super) device: String,
+    /// auto, f32 or bf16 (auto is f32 on this engine)
+    #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "bf16"])]
+    pub(super) precision: String,
+    /// Compute threads [default: what the container's quota allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) threads: Option<u16>,
+}
+
+/// Where adapters are, and how much memory they may take.
+#[derive(Clone, Debug, Args)]
+pub(super) struct StoreArgs {
+    /// Adapters, one folder each
+    #[arg(long, default_value = "adapters", value_name = "DIR")]
+    pub(super) adapters_dir: PathBuf,
+    /// Memory of resident adapters, in bytes
+    #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
+    pub(super) adapter_memory: usize,
+}
+
+/// The network and its tokenizer.
+pub(super) struct Model {
+    pub(super) info: BackboneInfo,
+    pub(super) encoder: Arc<Encoder>,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) threads: usize,
+}
+
+impl ModelArgs {
+    pub(super) fn cache(&self) -> BackboneCache {
+        BackboneCache::new(self.cache_dir.clone().unwrap_or_else(|| BackboneCache::default_root(environment)))
+    }
+
+    /// Fetches (with a progress bar on a terminal) and verifies the backbone, then loads it.
+    pub(super) fn load(&self) -> Result<Model> {
+        if self.precision == "bf16" {
+            return Err(Error::invalid("precision \"bf16\": this engine computes in f32; use --precision auto or f32"));
+        }
+        let mut progress = Progress::bytes("fetching the backbone");
+        let info =
+            self.cache().resolve(&self.backbone, &mut |source, done, total| progress.set(source, done, total))?;
+        progress.finish();
+        let encoder = Arc::new(Encoder::load(&info.folder, &open_device(&self.device)?)?);
+        let tokenizer = Arc::new(Tokenizer::load(&info.folder)?);
+        Ok(Model { info, encoder, tokenizer, threads: self.threads() })
+    }
+
+    /// The flag, else what the cgroup's quota and the affinity mask leave.
+    fn threads(&self) -> usize {
+        let quota = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or_else(quota, usize::from)
+    }
+}
+
+impl StoreArgs {
+    pub(super) async fn registry(&self, model: &Model, engine: Engine, metrics: Arc<Metrics>) -> Result<Arc<Registry>> {
+        let config =
+            RegistryConfig { adapter_memory: self.adapter_memory, fingerprint: model.info.fingerprint.clone() };
+        Registry::open(AdapterStore::open(&self.adapters_dir)?, engine, metrics, config).await
+    }
+}
+
+/// A model with its registry and request path, for commands that answer without a server.
+pub(super) async fn local_inference(model: &Model, store: &StoreArgs) -> Result<Inference> {
+    let metrics = Arc::new(Metrics::new(ADAPTER_SERIES_MAX));
+    let engine = Engine::start(model.encoder.clone(), &EngineConfig { threads: model.threads })?;
+    let registry = store.registry(model, engine.clone(), metrics.clone()).await?;
+    let config = InferenceConfig {
+        batch_tokens_max: BATCH_TOKENS,
+        queue_tokens_max: QUEUE_TOKENS,
+        request_timeout: LOCAL_TIMEOUT,
+        tokenizer_threads: model.threads,
+    };
+    Ok(Inference::start(registry, engine, model.tokenizer.clone(), metrics, config))
+}
+
+/// Runs `future` on a runtime of its own.
+pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
+}
+
+/// Tokens of one forward pass: enough for full products, few enough that no one waits long.
+pub(super) const BATCH_TOKENS: usize = 2048;
+/// Tokens admitted at once: a few seconds' work on two cores.
+pub(super) const QUEUE_TOKENS: usize = 65_536;
+/// Adapters with metric series of their own.
+pub(super) const ADAPTER_SERIES_MAX: usize = 200;
+/// A command on the terminal has no other caller to make room for.
+const LOCAL_TIMEOUT: Duration = Duration::from_secs(3600);
