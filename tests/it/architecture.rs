@@ -18,13 +18,25 @@ const LAYERS: [(&str, &str); 10] = [
 ];
 
 /// An outside crate that shapes the code around it stays with its owners.
-const OWNERS: [(&str, &str); 6] = [
+const OWNERS: [(&str, &str); 18] = [
     ("axum", "transport"),
+    ("hyper", "transport"),
     ("tonic", "transport"),
+    ("prost", "transport"),
     ("utoipa", "transport"),
     ("tokenizers", "text"),
     ("candle_core", "model adapter engine training"),
     ("candle_nn", "model training"),
+    ("gemm", "model"),
+    ("pulp", "model"),
+    ("ureq", "backbone"),
+    ("zip", "backbone"),
+    ("tar", "adapter"),
+    ("csv", "training"),
+    ("parquet", "training"),
+    ("rusqlite", "serving"),
+    ("prometheus", "telemetry"),
+    ("clap", "app"),
 ];
 
 const UNSAFE: &str = "src/model/kernels/";

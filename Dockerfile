@@ -1,0 +1,39 @@
+# syntax=docker/dockerfile:1
+
+# Build: the server, with nothing but the Rust toolchain.
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /src
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+COPY tests tests
+COPY proto proto
+RUN cargo build --release --locked
+
+# The default backbone, fetched and verified once, so that a container starts without a network.
+FROM python:3.12-slim-bookworm AS backbone
+COPY --from=build /src/target/release/trunkline /usr/local/bin/trunkline
+RUN trunkline backbone fetch --cache-dir /backbones
+
+FROM debian:bookworm-slim
+RUN useradd --system --uid 10001 --home-dir /var/lib/trunkline --create-home trunkline
+COPY --from=build /src/target/release/trunkline /usr/local/bin/trunkline
+COPY --from=backbone --chown=trunkline /backbones /var/lib/trunkline/backbones
+COPY --chown=trunkline adapters /var/lib/trunkline/adapters
+COPY proto /usr/share/trunkline/proto
+COPY openapi /usr/share/trunkline/openapi
+USER trunkline
+WORKDIR /var/lib/trunkline
+# Inference for everyone who reaches the port; the admin routes on the container's loopback until a key is given.
+ENV TRUNKLINE_LISTEN=0.0.0.0:8080 \
+    TRUNKLINE_ADMIN_LISTEN=127.0.0.1:8081 \
+    TRUNKLINE_CACHE_DIR=/var/lib/trunkline/backbones \
+    TRUNKLINE_ADAPTERS_DIR=/var/lib/trunkline/adapters \
+    TRUNKLINE_STATE_DIR=/var/lib/trunkline/state \
+    TRUNKLINE_LOG_FORMAT=json
+VOLUME ["/var/lib/trunkline/adapters", "/var/lib/trunkline/state"]
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 && head -n 1 <&3 | grep -q ' 200 '"]
+ENTRYPOINT ["trunkline"]
+CMD ["serve"]
