@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Trains the adapters of this folder through the server's own jobs.
+
+    cargo build --release
+    adapters/train.py --data DATA_DIR [--only NAME]
+
+DATA_DIR holds FAMILY/SET/{train,dev,test}.jsonl.gz and an index.json that names each set's licence. Only sets of the classes
+`open` and `share-alike` are used; source and licence go into the adapter's CARD.md with the figures of the job's report.
+"""
+
+import argparse
+import gzip
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests" / "acceptance"))
+from server import default_binary, serving  # noqa: E402
+
+# name, family, data sets (their rows are joined), what it is for
+RECIPES = [
+    ("everyday-entities", "ner", ["btc", "uner_ewt", "tweebank_ner", "wikigold", "redocred_ner"], "people, places and organisations in everyday text"),
+    ("assistant-slots", "ner", ["hwu64_slots"], "dates, times, people, places and things in commands to an assistant"),
+    ("bank-intents", "classify", ["banking77"], "what a bank's customer wants (77 intents)"),
+    ("assistant-intents", "classify", ["clinc150"], "what a user of an assistant wants (150 intents, and out of scope)"),
+    ("emotion", "classify", ["goemotions"], "the emotion of a comment (27, and neutral)"),
+    ("pii", "ner", ["pii_synth"], "personal data: names, addresses, numbers (made-up text)"),
+    ("sms-spam", "classify", ["sms_spam"], "spam or not, in short messages"),
+]
+ALIASES = {"default-ner": "everyday-entities", "default-classify": "emotion"}
+LICENCES = {"open", "share-alike"}
+# One naming for the types that the joined sets share; types outside it are left out of the joined data.
+SHARED_TYPES = {"PER": "PER", "PERSON": "PER", "person": "PER", "LOC": "LOC", "location": "LOC", "ORG": "ORG", "organization": "ORG", "MISC": None, "TIME": None, "NUM": None}
+
+
+def rows_of(path):
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def joined(data, family, sets, split):
+    rows = []
+    for name in sets:
+        path = data / family / name / f"{split}.jsonl.gz"
+        if path.exists():
+            rows += [unified(row) if len(sets) > 1 else row for row in rows_of(path)]
+    return rows
+
+
+def unified(row):
+    """Tags in the shared naming; an unknown type is a mistake of the recipe, not of the data."""
+    def tag(text):
+        if text == "O":
+            return text
+        prefix, label = text.split("-", 1)
+        shared = SHARED_TYPES[label]
+        return f"{prefix}-{shared}" if shared else "O"
+    return {"tokens": row["tokens"], "tags": [tag(t) for t in row["tags"]]}
+
+
+def licences(data, family, sets):
+    index = json.loads((data / "index.json").read_text())["sets"]
+    found = {name: index[f"{family}/{name}"] for name in sets}
+    for name, entry in found.items():
+        if entry["licence_class"] not in LICENCES:
+            sys.exit(f"{name}: licence class {entry['licence_class']} may not be published")
+    return found
+
+
+def train(server, data, name, family, sets):
+    wanted = {}
+    for split, part in (("train", "train"), ("dev", "validation"), ("test", "test")):
+        rows = joined(data, family, sets, split)
+        if rows:
+            body = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+            server.call("PUT", f"/v1/admin/datasets/{name}?family={family}&split={split}", body)
+            wanted[part] = f"{name}:{split}"
+    began = time.monotonic()
+    job = server.call("POST", "/v1/admin/jobs", {"kind": "fine_tune", "adapter": name, "family": family, "data": wanted})
+    for event in server.events(job["id"]):
+        if (event.get("data") or {}).get("validation"):
+            print(f"{name}: step {event['data']['step']} validation {event['data']['validation']}", flush=True)
+    job = server.call("GET", f"/v1/admin/jobs/{job['id']}")
+    if job["status"] != "succeeded":
+        sys.exit(f"{name}: {job['status']}: {job['error']}")
+    print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    return job, server.call("GET", f"/v1/admin/jobs/{job['id']}/report")
+
+
+def figures(part):
+    if "ner" in part:
+        ner = part["ner"]
+        return f"entity F1 {ner['micro']['f1']:.3f} (precision {ner['micro']['precision']:.3f}, recall {ner['micro']['recall']:.3f}, macro F1 {ner['macro_average']['f1']:.3f})"
+    figures_ = part["classification"]
+    return f"accuracy {figures_['accuracy']:.3f}, macro F1 {figures_['macro_average']['f1']:.3f}"
+
+
+def card(name, family, purpose, job, report, sources):
+    lines = [f"# {name}", "", f"{'NER' if family == 'ner' else 'Classification'}: {purpose}.", ""]
+    lines += [f"- version {job['result']['version']}, `{job['result']['digest']}`"]
+    lines += [f"- {part}: {figures(report[part])}, {report[part]['rows']} rows" for part in ("validation", "test") if report.get(part)]
+    lines += ["", "## Data", ""]
+    for source, entry in sources.items():
+        lines.append(f"- {source}: {entry['licence']} ({entry['licence_class']}). {entry['citation']}")
+    lines += ["", f"Trained by `adapters/train.py --only {name}` on the default backbone; hyper-parameters and seed are in `trunkline.json`.", ""]
+    (HERE / name / "CARD.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=pathlib.Path)
+    parser.add_argument("--binary", default=None)
+    parser.add_argument("--only", default=None)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="trunkline-train-") as state:
+        with serving(arguments.binary or default_binary(), adapters=HERE, state=pathlib.Path(state)) as server:
+            for name, family, sets, purpose in RECIPES:
+                if arguments.only in (None, name):
+                    sources = licences(arguments.data, family, sets)
+                    card(name, family, purpose, *train(server, arguments.data, name, family, sets), sources)
+            known = {adapter["name"] for adapter in server.call("GET", "/v1/adapters")["data"]}
+            for alias, target in ALIASES.items():
+                if target in known:
+                    server.call("PUT", f"/v1/admin/aliases/{alias}", {"targets": [{"adapter": target, "weight": 1}]})
+
+
+if __name__ == "__main__":
+    main()
