@@ -9,7 +9,7 @@ use clap::Args;
 use crate::adapter::AdapterStore;
 use crate::app::config::environment;
 use crate::app::progress::Progress;
-use crate::backbone::{BackboneCache, BackboneInfo};
+use crate::backbone::{BackboneCache, BackboneInfo, Sources};
 use crate::domain::{Error, Result};
 use crate::engine::{Engine, EngineConfig};
 use crate::model::{Encoder, open_device};
@@ -57,8 +57,12 @@ pub(super) struct Model {
 }
 
 impl ModelArgs {
-    pub(super) fn cache(&self) -> BackboneCache {
-        BackboneCache::new(self.cache_dir.clone().unwrap_or_else(|| BackboneCache::default_root(environment)))
+    pub(super) fn cache(&self) -> Result<BackboneCache> {
+        let root = match &self.cache_dir {
+            Some(folder) => folder.clone(),
+            None => BackboneCache::default_root(environment)?,
+        };
+        Ok(BackboneCache::new(root).with_sources(Sources::from_env(environment)))
     }
 
     /// Fetches (with a progress bar on a terminal) and verifies the backbone, then loads it.
@@ -68,7 +72,7 @@ impl ModelArgs {
         }
         let mut progress = Progress::bytes("fetching the backbone");
         let info =
-            self.cache().resolve(&self.backbone, &mut |source, done, total| progress.set(source, done, total))?;
+            self.cache()?.resolve(&self.backbone, &mut |source, done, total| progress.set(source, done, total))?;
         progress.finish();
         let encoder = Arc::new(Encoder::load(&info.folder, &open_device(&self.device)?)?);
         let tokenizer = Arc::new(Tokenizer::load(&info.folder)?);

@@ -23,12 +23,12 @@ pub(in crate::app) fn run(command: BackboneCommand) -> Result<()> {
         BackboneCommand::Fetch(args) => {
             let mut progress = Progress::bytes("fetching the backbone");
             let info =
-                args.cache().resolve(&args.backbone, &mut |source, done, total| progress.set(source, done, total))?;
+                args.cache()?.resolve(&args.backbone, &mut |source, done, total| progress.set(source, done, total))?;
             progress.finish();
             print(&line(&info))
         }
-        BackboneCommand::List(args) => print(&args.cache().list()?.iter().map(line).collect::<String>()),
-        BackboneCommand::Verify(args) => print(&format!("verified {}", line(&args.cache().verify(&args.backbone)?))),
+        BackboneCommand::List(args) => print(&args.cache()?.list()?.iter().map(line).collect::<String>()),
+        BackboneCommand::Verify(args) => print(&format!("verified {}", line(&args.cache()?.verify(&args.backbone)?))),
     }
 }
 
