@@ -1,1 +1,197 @@
-//! The real binary: start, answer, drain, crash.
+//! The real binary: start, answer, drain, refuse, go on after a crash.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_trunkline");
+/// A debug build on a busy machine, the backbone's first fetch included.
+const START_MAX: Duration = Duration::from_secs(120);
+
+/// A started server; killed with the test.
+struct Running {
+    process: Child,
+    address: String,
+}
+
+impl Running {
+    fn start(folder: &Path) -> Self {
+        crate::support::default_backbone();
+        let state = folder.join("state");
+        let _ = std::fs::remove_file(state.join("listen"));
+        let process = Command::new(BINARY)
+            .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--threads", "1"])
+            .arg("--adapters-dir")
+            .arg(folder.join("adapters"))
+            .arg("--state-dir")
+            .arg(&state)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut running = Self { process, address: String::new() };
+        running.address = running.wait_for(|r| {
+            let text = std::fs::read_to_string(state.join("listen")).ok()?;
+            r.address = text.trim().to_owned();
+            (r.request("GET", "/readyz", "").0 == 200).then(|| r.address.clone())
+        });
+        running
+    }
+
+    /// Polls with `look` until it finds something.
+    fn wait_for<T>(&mut self, mut look: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let end = Instant::now() + START_MAX;
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            assert!(
+                self.process.try_wait().unwrap().is_none() && Instant::now() < end,
+                "the server ended or never came"
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// One request on a connection of its own: status and body; (0, "") if nothing answers.
+    fn request(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let Ok(stream) = TcpStream::connect(&self.address) else { return (0, String::new()) };
+        write(&stream, method, path, body);
+        read(stream)
+    }
+
+    fn terminate(&self) {
+        let status = Command::new("kill").args(["-s", "TERM", &self.process.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _already_gone = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn write(mut stream: &TcpStream, method: &str, path: &str, body: &str) {
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + body).as_bytes()).unwrap();
+}
+
+fn read(mut stream: TcpStream) -> (u16, String) {
+    let mut answer = Vec::new();
+    let _closed_early = stream.read_to_end(&mut answer);
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    (status, text.split_once("\r\n\r\n").map_or_else(String::new, |(_head, body)| body.to_owned()))
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).output().unwrap()
+}
+
+fn import(folder: &Path, name: &str, fixture: &str, labels: &str) {
+    crate::support::default_backbone();
+    let adapters = folder.join("adapters");
+    let source = format!("tests/fixtures/peft/{fixture}");
+    let output =
+        run(&["adapters", "import", name, &source, "--labels", labels, "--adapters-dir", adapters.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn it_starts_answers_and_drains_what_it_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    import(folder.path(), "topics", "cls-r8-qv", "billing,delivery,greeting,other");
+    let mut server = Running::start(folder.path());
+    let (status, body) = server.request("POST", "/v1/classify", r#"{"inputs": "hello", "adapter": "topics"}"#);
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("\"version\":1"), "{body}");
+
+    // A long request is under way when the signal comes: it must be answered, and the exit code must be 0.
+    let texts = vec!["a text of quite a few words so that it takes a while ".repeat(6); 64];
+    let stream = TcpStream::connect(&server.address).unwrap();
+    let long = serde_json::json!({"inputs": texts, "adapter": "topics"}).to_string();
+    write(&stream, "POST", "/v1/classify", &long);
+    server.wait_for(|s| {
+        s.request("GET", "/metrics", "").1.contains("trunkline_queue_tokens{adapter=\"topics\"} ").then_some(())
+    });
+    server.terminate();
+    let (status, body) = read(stream);
+    assert_eq!(status, 200, "{body}");
+    assert!(server.process.wait().unwrap().success());
+}
+
+#[test]
+fn after_kill_9_it_serves_what_was_published() {
+    let folder = tempfile::tempdir().unwrap();
+    import(folder.path(), "topics", "cls-r8-qv", "billing,delivery,greeting,other");
+    let ask =
+        |server: &Running| server.request("POST", "/v1/classify", r#"{"inputs": "hello", "adapter": "topics"}"#).1;
+    let scores = |body: String| body.split("\"results\"").nth(1).unwrap().to_owned();
+    let mut server = Running::start(folder.path());
+    let before = scores(ask(&server));
+    server.process.kill().unwrap();
+    drop(server);
+    let server = Running::start(folder.path());
+    assert_eq!(scores(ask(&server)), before);
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_what_is_wanted() {
+    for (arguments, wanted) in [
+        (&["serve", "--listen", "nowhere"][..], "--listen"),
+        (&["serve", "--config", "/no/such/file.toml"], "/no/such/file.toml"),
+        (&["serve", "--max-batch-tokens", "4096", "--max-queue-tokens", "1"], "--max-queue-tokens 1"),
+        (&["serve", "--device", "abacus"], "abacus"),
+        (&["serve", "--precision", "bf16"], "bf16"),
+        (&["predict", "poem", "x"], "poem"),
+        (&["datasets", "check", "/no/such/file", "--family", "ner"], "/no/such/file"),
+        (&["train", "fine-tune", "--adapter", "a", "--family", "classify", "--set", "epochs"], "NAME=VALUE"),
+    ] {
+        let output = run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(wanted), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn an_address_that_others_reach_wants_an_admin_key() {
+    crate::support::default_backbone();
+    let folder = tempfile::tempdir().unwrap();
+    let adapters = folder.path().join("adapters");
+    let state = folder.path().join("state");
+    let output = run(&[
+        "serve",
+        "--listen",
+        "0.0.0.0:0",
+        "--adapters-dir",
+        adapters.to_str().unwrap(),
+        "--state-dir",
+        state.to_str().unwrap(),
+    ]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("admin"), "{said}");
+}
+
+#[test]
+fn predict_answers_on_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    import(folder.path(), "people", "ner-r8-qv", "O,B-PER,I-PER,B-ORG,I-ORG,B-LOC,I-LOC,B-MISC,I-MISC");
+    let adapters = folder.path().join("adapters");
+    let text = "Meet Anna Kowalska at the Hilton in Kraków on Friday at 3pm.";
+    let output =
+        run(&["predict", "ner", text, "--adapter", "people", "--json", "--adapters-dir", adapters.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for entity in answer["entities"].as_array().unwrap() {
+        let at = |key: &str| usize::try_from(entity[key].as_u64().unwrap()).unwrap();
+        assert_eq!(entity["word"], text[at("start")..at("end")]);
+    }
+    assert!(!answer["entities"].as_array().unwrap().is_empty());
+}
