@@ -63,8 +63,8 @@ pub struct Encoder {
     blocks: Vec<Block>,
     /// After the last layer.
     final_norm: Option<Norm>,
-    /// What the file carries for heads: a pooler, a prediction head's dense layer.
-    spares: HashMap<String, Tensor>,
+    /// What adapters may bring their own copy of, by its name in the task model.
+    shared: HashMap<String, Tensor>,
 }
 
 impl Encoder {
@@ -80,8 +80,8 @@ impl Encoder {
     fn build(config: EncoderConfig, weights: &Weights, device: &Device) -> Result<Self> {
         let loader = Loader { config: &config, weights, device };
         let (embeddings, blocks) = (loader.embeddings()?, loader.blocks()?);
-        let (final_norm, spares) = (loader.final_norm()?, loader.spares()?);
-        Ok(Self { config, device: device.clone(), embeddings, blocks, final_norm, spares })
+        let (final_norm, shared) = (loader.final_norm()?, loader.shared()?);
+        Ok(Self { config, device: device.clone(), embeddings, blocks, final_norm, shared })
     }
 
     pub fn config(&self) -> &EncoderConfig {
@@ -107,7 +107,8 @@ impl Encoder {
     /// Bytes of the weights.
     pub fn memory_bytes(&self) -> usize {
         let layers = self.blocks.iter().flat_map(Block::tensors).chain(self.final_norm.iter().flat_map(Norm::tensors));
-        let all = self.embeddings.tensors().chain(layers).chain(self.spares.values());
+        let heads = self.shared.iter().filter(|(name, _)| is_of_head(name)).map(|(_, tensor)| tensor);
+        let all = self.embeddings.tensors().chain(layers).chain(heads);
         all.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
     }
 
@@ -148,9 +149,11 @@ impl Encoder {
         })
     }
 
-    /// A head's tensor that the backbone's file carries.
-    pub(super) fn spare(&self, name: &str) -> Option<&Tensor> {
-        self.spares.get(name)
+    /// The backbone's own tensor that an adapter may bring its copy of, by its name in the task model: every bias of linears
+    /// and norms (`bert.encoder.layer.4.attention.self.query.bias`), BERT's pooler (`bert.pooler.dense.weight`, `….bias`),
+    /// ModernBERT's prediction head (`head.dense.weight`). None for every other name, and for what the backbone has not.
+    pub fn backbone_tensor(&self, name: &str) -> Option<Tensor> {
+        self.shared.get(name).cloned()
     }
 
     /// Whether every id is within its table and every sequence within the positions.
@@ -176,6 +179,11 @@ impl Encoder {
         }
         Ok(())
     }
+}
+
+/// Biases are counted with their modules; these have none in the encoder.
+fn is_of_head(name: &str) -> bool {
+    name.starts_with("head.") || name.contains("pooler.")
 }
 
 /// Whether `bounds` cut `tokens` into sequences, from 0.

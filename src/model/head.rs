@@ -83,7 +83,7 @@ impl Plan {
             (_, Architecture::ModernBert) if !pools_mean => with(modern_step(config), "classifier"),
             (HeadKind::Token, _) => Self::PLAIN,
             _ if pools_mean => Self::PLAIN,
-            (_, Architecture::Bert) => with(step("pooler.dense", StepFunction::Tanh), "classifier"),
+            (_, Architecture::Bert) => with(step("bert.pooler.dense", StepFunction::Tanh), "classifier"),
             (_, Architecture::Roberta) => with(dropped("classifier.dense", StepFunction::Tanh), "classifier.out_proj"),
             (_, Architecture::Electra) => {
                 with(dropped("classifier.dense", act(Activation::Gelu)), "classifier.out_proj")
@@ -119,12 +119,12 @@ fn modern_step(config: &EncoderConfig) -> DenseStep {
 }
 
 impl Head {
-    /// The tensors an adapter must bring for such a head, with their shapes: `classifier.weight` and so on, as the
-    /// reference library names them in its task models. What the backbone's own file carries (a pooler) is not among them.
+    /// The tensors an adapter must bring for such a head, with their shapes, as the reference library names them in its
+    /// task models: `classifier.weight`, `classifier.out_proj.bias`, `bert.pooler.dense.weight`… What the backbone's own file carries (a pooler) is not among them.
     pub fn required(kind: HeadKind, encoder: &Encoder, pooling: &str, labels: usize) -> Vec<(String, Vec<usize>)> {
         let plan = Plan::of(kind, encoder.config(), pooling == "mean");
         let mut tensors = plan.tensors(encoder.config().hidden_size, labels);
-        tensors.retain(|(name, shape)| encoder.spare(name).is_none_or(|tensor| tensor.dims() != shape));
+        tensors.retain(|(name, shape)| encoder.backbone_tensor(name).is_none_or(|tensor| tensor.dims() != shape));
         tensors
     }
 
@@ -171,16 +171,17 @@ impl Head {
         tensors: &HashMap<String, Tensor>,
         encoder: &Encoder,
     ) -> Result<(), String> {
-        let own = tensors.get(&name);
-        let tensor = own.or_else(|| encoder.spare(&name));
+        let own = tensors.get(&name).cloned();
+        let is_own = own.is_some();
+        let tensor = own.or_else(|| encoder.backbone_tensor(&name));
         let tensor = tensor.ok_or_else(|| format!("tensor {name:?} of shape {shape:?} is missing"))?;
         if tensor.dims() != shape {
             return Err(format!("tensor {name:?} has shape {:?}, wanted {shape:?}", tensor.dims()));
         }
-        if own.is_some() {
+        if is_own {
             self.own.push(name.clone());
         }
-        self.tensors.insert(name, tensor.clone());
+        self.tensors.insert(name, tensor);
         Ok(())
     }
 

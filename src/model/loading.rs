@@ -9,16 +9,6 @@ use crate::model::layers::{Block, BlockShape, Embeddings, Linear, Norm, Rotary};
 use crate::model::weights::Weights;
 use crate::model::{Architecture, EncoderConfig, LayerAttention, Linear as Role, Site};
 
-/// Tensors of heads that a backbone's file may carry; a task's head uses them where its adapter brings none.
-const SPARE: [&str; 6] = [
-    "pooler.dense.weight",
-    "pooler.dense.bias",
-    "head.dense.weight",
-    "head.dense.bias",
-    "head.norm.weight",
-    "head.norm.bias",
-];
-
 /// Reads the parts of one encoder.
 pub(super) struct Loader<'a> {
     pub(super) config: &'a EncoderConfig,
@@ -56,14 +46,35 @@ impl Loader<'_> {
         has_one.then(|| self.norm("final_norm", self.config.hidden_size)).transpose()
     }
 
-    pub(super) fn spares(&self) -> Result<HashMap<String, Tensor>> {
-        let mut spares = HashMap::new();
-        for name in SPARE {
-            if let Some(tensor) = self.weights.spare(name)? {
-                spares.insert(name.to_owned(), tensor);
+    /// What adapters may bring their own copy of, by its name in the reference library's task model: every bias, and what
+    /// the file carries for heads (BERT's pooler, ModernBERT's prediction head).
+    pub(super) fn shared(&self) -> Result<HashMap<String, Tensor>> {
+        let prefix = self.config.architecture.task_prefix();
+        let biases = self.modules().into_iter().map(|module| format!("{module}.bias"));
+        let mut shared = HashMap::new();
+        for name in biases.chain(["pooler.dense.weight", "pooler.dense.bias"].map(str::to_owned)) {
+            if let Some(tensor) = self.weights.find_below(&name)? {
+                shared.insert(format!("{prefix}{name}"), tensor);
             }
         }
-        Ok(spares)
+        for name in ["head.dense.weight", "head.dense.bias", "head.norm.weight", "head.norm.bias"] {
+            if let Some(tensor) = self.weights.find_beside(name)? {
+                shared.insert(name.to_owned(), tensor);
+            }
+        }
+        Ok(shared)
+    }
+
+    /// The names of all linears and norms below the encoder.
+    fn modules(&self) -> Vec<String> {
+        let architecture = self.config.architecture;
+        let (attention_norm, feed_forward_norm) = architecture.norms();
+        let below = architecture.linears().iter().map(|(_, name)| *name).chain([attention_norm, feed_forward_norm]);
+        let layer_path = architecture.layer_path();
+        let of_layer = |name: &str| (0..self.config.layers).map(move |i| format!("{layer_path}.{i}.{name}")).collect();
+        let of_layers = below.flat_map(|name| -> Vec<String> { of_layer(name) });
+        let others = ["embeddings.LayerNorm", "embeddings.norm", "embeddings_project", "final_norm"].map(str::to_owned);
+        of_layers.chain(others).collect()
     }
 
     fn positions(&self) -> usize {

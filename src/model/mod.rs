@@ -2,7 +2,6 @@
 
 mod architecture;
 mod config;
-mod copies;
 mod device;
 mod encoder;
 mod head;

@@ -41,10 +41,14 @@ impl Weights {
         wanted.then(|| self.get(name, shape)).transpose()
     }
 
-    /// A tensor of the checkpoint's own head or pooler, if it has it.
-    pub(super) fn spare(&self, name: &str) -> Result<Option<Tensor>> {
-        let found = self.find(&format!("{}{name}", self.prefix)).or_else(|| self.find(name));
-        Ok(found.map(|tensor| tensor.to_dtype(DType::F32)?.contiguous()).transpose()?)
+    /// A tensor of the encoder, if the checkpoint has it.
+    pub(super) fn find_below(&self, name: &str) -> Result<Option<Tensor>> {
+        self.find_beside(&format!("{}{name}", self.prefix))
+    }
+
+    /// A tensor beside the encoder, such as a head's, if the checkpoint has it.
+    pub(super) fn find_beside(&self, name: &str) -> Result<Option<Tensor>> {
+        Ok(self.find(name).map(|tensor| tensor.to_dtype(DType::F32)?.contiguous()).transpose()?)
     }
 
     /// Norms of checkpoints from before 2019 call their weights gamma and beta.
