@@ -129,7 +129,7 @@ impl Inner {
 
     fn forget(&self, name: &AdapterName, retired: &[Arc<Version>], whole: bool) {
         for version in retired {
-            self.residency.unload(version);
+            self.residency.retire(version);
             let number = version.version.to_string();
             drop(self.metrics.adapter_resident.remove_label_values(&[name.as_str(), number.as_str()]));
         }

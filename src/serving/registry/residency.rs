@@ -28,6 +28,8 @@ pub(super) struct Version {
     /// The tick of its last lease.
     last_used: AtomicU64,
     pinned: AtomicBool,
+    /// No catalog knows it any more.
+    retired: AtomicBool,
 }
 
 pub(super) enum State {
@@ -77,6 +79,7 @@ impl Version {
             flight: Arc::default(),
             last_used: AtomicU64::new(0),
             pinned: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
         }
     }
 
@@ -248,6 +251,10 @@ impl Residency {
     ) -> Result<Arc<ResidentAdapter>> {
         version.facts.get_or_init(|| Facts::of(&adapter));
         let mut residents = self.residents();
+        if version.retired.load(Ordering::SeqCst) {
+            // Whoever waited for it still gets it; nobody else will ask.
+            return Ok(adapter);
+        }
         let victims = victims(&self.standing(&residents), adapter.bytes, self.config.adapter_memory);
         let Some(mut victims) = victims.filter(|victims| victims.is_empty() || room == Room::Evict) else {
             version.set(State::Registered);
@@ -275,6 +282,12 @@ impl Residency {
         version.set(State::Registered);
         self.show(version);
         self.show_bytes(&residents);
+    }
+
+    /// [`Residency::unload`] for good: a load under way will not bring it back.
+    pub(super) fn retire(&self, version: &Arc<Version>) {
+        version.retired.store(true, Ordering::SeqCst);
+        self.unload(version);
     }
 
     fn residents(&self) -> MutexGuard<'_, Vec<(Arc<Version>, usize)>> {

@@ -1,1 +1,0 @@
-//! The request path: batches, fairness, deadlines, isolation.

@@ -1,0 +1,6 @@
+//! Engine, scheduler and registry together, on the tiny BERT of the fixtures with adapters of random weights.
+
+mod engine;
+mod lifecycle;
+mod requests;
+mod world;

@@ -1,0 +1,247 @@
+//! What these tests stand on: one tiny encoder, adapters of every kind, and a running service.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use candle_core::{Device, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tempfile::TempDir;
+
+use trunkline::adapter::{AdapterBundle, AdapterCard, AdapterFiles, AdapterStore, LoraConfig, TargetModules};
+use trunkline::domain::{AdapterIdentity, Digest, Family, LabelSet, ProblemType, TextInput};
+use trunkline::engine::{Engine, EngineConfig, ResidentAdapter};
+use trunkline::model::Encoder;
+use trunkline::serving::{
+    Answer, Inference, InferenceConfig, InferenceRequest, Predictions, Registry, RegistryConfig, Task,
+};
+use trunkline::telemetry::Metrics;
+use trunkline::text::Tokenizer;
+
+pub(super) const TEXTS: [&str; 6] = [
+    "Meet Anna in Krakow",
+    "the service was slow and the food was cold",
+    "Transfer 50 dollars to Bob on Friday",
+    "ok",
+    "",
+    "Alice, Bob and Carol went from Paris to London by train last week",
+];
+
+fn folder() -> &'static Path {
+    Path::new("tests/fixtures/architectures/bert")
+}
+
+pub(super) fn encoder() -> Arc<Encoder> {
+    static ENCODER: OnceLock<Arc<Encoder>> = OnceLock::new();
+    ENCODER.get_or_init(|| Arc::new(Encoder::load(folder(), &Device::Cpu).unwrap())).clone()
+}
+
+pub(super) fn tokenizer() -> Arc<Tokenizer> {
+    static TOKENIZER: OnceLock<Arc<Tokenizer>> = OnceLock::new();
+    TOKENIZER.get_or_init(|| Arc::new(Tokenizer::load(folder()).unwrap())).clone()
+}
+
+pub(super) fn fingerprint() -> Digest {
+    Digest::from_sha256(&[7; 32])
+}
+
+/// An adapter to make: every weight drawn from `seed`, nothing zero.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    pub(super) family: Family,
+    pub(super) rank: usize,
+    /// None: all layers.
+    pub(super) layer: Option<usize>,
+    pub(super) labels: usize,
+    pub(super) problem: ProblemType,
+    pub(super) seed: u64,
+}
+
+impl Kind {
+    pub(super) fn ner(seed: u64) -> Self {
+        let problem = ProblemType::SingleLabel;
+        Self { family: Family::Ner, rank: 4, layer: Some(2), labels: 5, problem, seed }
+    }
+
+    pub(super) fn classify(seed: u64) -> Self {
+        Self { family: Family::Classify, labels: 3, layer: Some(1), ..Self::ner(seed) }
+    }
+
+    pub(super) fn bundle(self) -> AdapterBundle {
+        self.bundle_with(|rng| rng.random_range(-0.4..0.4))
+    }
+
+    pub(super) fn bundle_with(self, mut weight: impl FnMut(&mut ChaCha8Rng) -> f32) -> AdapterBundle {
+        let config = LoraConfig {
+            rank: self.rank,
+            alpha: 8.0,
+            target_modules: TargetModules::Suffixes(["query", "value", "dense"].map(str::to_owned).to_vec()),
+            layers_to_transform: self.layer.map(|layer| vec![layer]),
+            ..LoraConfig::default()
+        };
+        let card = AdapterCard {
+            family: self.family,
+            labels: self.label_names(),
+            problem_type: self.problem,
+            backbone_fingerprint: fingerprint(),
+            max_length: 32,
+            pooling: "cls".to_owned(),
+            thresholds: BTreeMap::new(),
+            training: None,
+        };
+        let fresh = AdapterBundle::fresh(config, card, &encoder(), self.seed).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let mut draw = |tensor: &Tensor| {
+            let values: Vec<f32> = (0..tensor.elem_count()).map(|_| weight(&mut rng)).collect();
+            Tensor::from_vec(values, tensor.dims(), tensor.device()).unwrap()
+        };
+        let tensors: HashMap<String, Tensor> =
+            fresh.trainable().into_iter().map(|(name, tensor)| (name, draw(&tensor))).collect();
+        fresh.with_tensors(&encoder(), &tensors).unwrap()
+    }
+
+    fn label_names(self) -> Vec<String> {
+        let tags = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"];
+        match self.family {
+            Family::Ner => tags.into_iter().cycle().take(self.labels).enumerate().map(numbered).collect(),
+            Family::Classify => (0..self.labels).map(|at| format!("class-{at}")).collect(),
+        }
+    }
+
+    pub(super) fn files(self) -> AdapterFiles {
+        self.bundle().to_files(&encoder()).unwrap()
+    }
+
+    pub(super) fn resident(self, name: &str) -> Arc<ResidentAdapter> {
+        resident(name, self.bundle())
+    }
+}
+
+/// Tags beyond the first five get types of their own.
+fn numbered((at, tag): (usize, &str)) -> String {
+    if at < 5 { tag.to_owned() } else { format!("B-T{at}") }
+}
+
+pub(super) fn resident(name: &str, bundle: AdapterBundle) -> Arc<ResidentAdapter> {
+    assert_eq!(LabelSet::new(bundle.card.labels.clone()).unwrap(), bundle.labels);
+    let identity =
+        AdapterIdentity { name: name.parse().unwrap(), version: 1, digest: fingerprint(), family: bundle.family() };
+    Arc::new(ResidentAdapter::new(identity, bundle))
+}
+
+/// What differs between the tests' services.
+#[derive(Clone, Copy)]
+pub(super) struct Settings {
+    pub(super) threads: usize,
+    pub(super) batch_tokens_max: usize,
+    pub(super) queue_tokens_max: usize,
+    pub(super) adapter_memory: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { threads: 2, batch_tokens_max: 256, queue_tokens_max: 4096, adapter_memory: 1 << 30 }
+    }
+}
+
+/// A running service over a store of its own.
+pub(super) struct World {
+    folder: TempDir,
+    pub(super) engine: Engine,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) inference: Inference,
+}
+
+impl World {
+    /// With these adapters published, in order; two of a name are two versions.
+    pub(super) async fn new(settings: Settings, adapters: &[(&str, Kind)]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let world = Self::open(folder, settings).await;
+        for &(name, kind) in adapters {
+            world.registry().publish(&name.parse().unwrap(), kind.files(), true).await.unwrap();
+        }
+        world
+    }
+
+    /// A new service over the same store.
+    pub(super) async fn reopen(self, settings: Settings) -> Self {
+        let Self { folder, .. } = self;
+        Self::open(folder, settings).await
+    }
+
+    async fn open(folder: TempDir, settings: Settings) -> Self {
+        let engine = Engine::start(encoder(), &EngineConfig { threads: settings.threads }).unwrap();
+        let metrics = Arc::new(Metrics::new(16));
+        let store = AdapterStore::open(folder.path()).unwrap();
+        let config = RegistryConfig { adapter_memory: settings.adapter_memory, fingerprint: fingerprint() };
+        let registry = Registry::open(store, engine.clone(), metrics.clone(), config).await.unwrap();
+        let config = InferenceConfig {
+            batch_tokens_max: settings.batch_tokens_max,
+            queue_tokens_max: settings.queue_tokens_max,
+            request_timeout: Duration::from_secs(30),
+            tokenizer_threads: 2,
+        };
+        let inference = Inference::start(registry, engine.clone(), tokenizer(), metrics.clone(), config);
+        Self { folder, engine, metrics, inference }
+    }
+
+    pub(super) fn registry(&self) -> &Arc<Registry> {
+        self.inference.registry()
+    }
+
+    /// Lets everything else run until `condition` holds.
+    pub(super) async fn until(&self, what: &str, condition: impl Fn(&Metrics) -> bool) {
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !condition(&self.metrics) {
+            assert!(Instant::now() < patience, "{what} never came");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+pub(super) fn request(adapter: &str, task: Task, texts: &[&str]) -> InferenceRequest {
+    InferenceRequest {
+        task,
+        adapter: Some(adapter.parse().unwrap()),
+        inputs: texts.iter().map(|&text| TextInput::Text(text.to_owned())).collect(),
+        deadline: None,
+        wait: false,
+    }
+}
+
+pub(super) fn ner(adapter: &str, texts: &[&str]) -> InferenceRequest {
+    request(adapter, Task::Ner(Default::default()), texts)
+}
+
+pub(super) fn classify(adapter: &str, texts: &[&str]) -> InferenceRequest {
+    request(adapter, Task::Classify(Default::default()), texts)
+}
+
+/// Labels and places equal, scores within `tolerance`.
+#[track_caller]
+pub(super) fn assert_same(a: &Answer, b: &Answer, tolerance: f32) {
+    assert_eq!(a.adapter, b.adapter);
+    let close = |x: f32, y: f32| assert!((x - y).abs() <= tolerance, "{x} is not {y}");
+    match (&a.predictions, &b.predictions) {
+        (Predictions::Ner(a), Predictions::Ner(b)) => {
+            assert_eq!(a.len(), b.len());
+            for (a, b) in a.iter().zip(b).flat_map(|(a, b)| {
+                assert_eq!(a.entities.len(), b.entities.len());
+                a.entities.iter().zip(&b.entities)
+            }) {
+                assert_eq!((&a.label, &a.range), (&b.label, &b.range));
+                close(a.score, b.score);
+            }
+        }
+        (Predictions::Classify(a), Predictions::Classify(b)) => {
+            assert_eq!(a.len(), b.len());
+            for (a, b) in a.iter().zip(b).flat_map(|(a, b)| a.labels.iter().zip(&b.labels)) {
+                assert_eq!(a.label, b.label);
+                close(a.score, b.score);
+            }
+        }
+        _ => panic!("answers of different families"),
+    }
+}
