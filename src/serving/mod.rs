@@ -10,7 +10,7 @@ mod registry;
 mod scheduler;
 
 pub use datasets::{DatasetInfo, DatasetService, SplitInfo};
-pub use health::Health;
+pub use health::{Health, HealthState};
 pub use inference::{
     AnalyzeRequest, AnalyzeTarget, Answer, EmbedAnswer, EmbedRequest, Inference, InferenceConfig, InferenceRequest,
     Predictions, Task, Timings,

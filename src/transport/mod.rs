@@ -1,10 +1,40 @@
 //! The wire: REST and gRPC on one port, one table of errors. Leaves all decisions to `serving`.
 
+mod account;
+mod adapters;
+mod aliases;
+mod analyze;
+mod api;
+mod auth;
+mod backbone;
+mod call;
+mod classify;
+mod console;
+mod datasets;
+mod embed;
+mod error;
+mod extract;
+mod grpc;
+mod health;
+mod http;
+mod jobs;
+mod middleware;
+mod ner;
+mod offsets;
+mod openapi;
+pub mod proto;
+mod rpc;
+mod server;
+mod wire;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::domain::{Digest, Result};
+pub use openapi::openapi_json;
+pub use server::Server;
+
+use crate::domain::Digest;
 use crate::serving::jobs::Jobs;
 use crate::serving::{DatasetService, Health, Inference};
 use crate::telemetry::Metrics;
@@ -52,30 +82,4 @@ pub struct TransportConfig {
     pub connections_max: usize,
     /// From the first byte to the end of the headers.
     pub header_timeout: Duration,
-}
-
-/// Listening sockets, bound and serving.
-pub struct Server {
-    /// As bound: port 0 has become a real one.
-    pub address: SocketAddr,
-    pub admin_address: Option<SocketAddr>,
-}
-
-impl Server {
-    /// Binds and serves. Refuses a non-loopback admin address without an admin key.
-    pub async fn start(services: Services, config: TransportConfig) -> Result<Self> {
-        let _ = (services, config);
-        todo!()
-    }
-
-    /// Stops accepting, ends idle connections, lets requests under way finish until `deadline`. True if all did.
-    pub async fn shut_down(self, deadline: Instant) -> bool {
-        let _ = deadline;
-        todo!()
-    }
-}
-
-/// The OpenAPI document, pretty-printed with a final newline.
-pub fn openapi_json() -> String {
-    todo!()
 }

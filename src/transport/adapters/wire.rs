@@ -1,0 +1,129 @@
+//! The JSON of adapters.
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::serving;
+use crate::transport::wire::Time;
+
+/// An adapter with all its versions; figures are the active version's.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::transport) struct Adapter {
+    #[schema(example = "people-places")]
+    name: String,
+    /// `ner` or `classify`; `null` if no version can be read.
+    #[schema(example = "ner")]
+    family: Option<&'static str>,
+    /// In head order.
+    labels: Vec<String>,
+    active_version: Option<u32>,
+    versions: Vec<Version>,
+    /// Never evicted for memory.
+    pinned: bool,
+    /// Aliases that lead here.
+    aliases: Vec<String>,
+    rank: Option<usize>,
+    /// With LoRA, counted from 0 at the bottom.
+    layers: Vec<usize>,
+    /// Trained numbers.
+    parameters: usize,
+    bytes: u64,
+    /// What its training reported.
+    metrics: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::transport) struct Version {
+    version: u32,
+    digest: String,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Time,
+    /// `registered` (on disk), `loading`, `resident` (on the device) or `failed`.
+    #[schema(example = "resident")]
+    state: &'static str,
+    /// Why it failed.
+    reason: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::transport) struct Published {
+    name: String,
+    version: u32,
+    digest: String,
+    active: bool,
+}
+
+/// How to publish an upload.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::transport) struct PublishQuery {
+    /// Answer from this version on; default true.
+    pub(in crate::transport) activate: Option<bool>,
+    /// In head order, separated by commas, for folders without a card.
+    pub(in crate::transport) labels: Option<String>,
+    /// `ner` or `classify`, for folders without a card.
+    pub(in crate::transport) family: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::transport) struct VersionQuery {
+    /// Default: the active one (to delete: all of them).
+    pub(in crate::transport) version: Option<u32>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::transport) struct Activate {
+    pub(in crate::transport) version: u32,
+}
+
+impl From<serving::AdapterView> for Adapter {
+    fn from(view: serving::AdapterView) -> Self {
+        Self {
+            name: view.name.to_string(),
+            family: view.family.map(|family| family.as_str()),
+            labels: view.labels,
+            active_version: view.active_version,
+            versions: view.versions.into_iter().map(Into::into).collect(),
+            pinned: view.pinned,
+            aliases: view.aliases.iter().map(ToString::to_string).collect(),
+            rank: view.rank,
+            layers: view.layers,
+            parameters: view.parameters,
+            bytes: view.bytes,
+            metrics: view.metrics,
+        }
+    }
+}
+
+impl From<serving::VersionView> for Version {
+    fn from(view: serving::VersionView) -> Self {
+        Self {
+            version: view.version,
+            digest: view.digest.to_string(),
+            created_at: Time(view.created_at),
+            state: view.state.as_str(),
+            reason: view.reason,
+        }
+    }
+}
+
+impl From<serving::PublishedVersion> for Published {
+    fn from(published: serving::PublishedVersion) -> Self {
+        Self {
+            name: published.name.to_string(),
+            version: published.version,
+            digest: published.digest.to_string(),
+            active: published.active,
+        }
+    }
+}
+
+impl PublishQuery {
+    pub(in crate::transport) fn labels(&self) -> Option<Vec<String>> {
+        self.labels.as_ref().map(|labels| labels.split(',').map(|label| label.trim().to_owned()).collect())
+    }
+}

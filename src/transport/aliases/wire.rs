@@ -1,0 +1,67 @@
+//! The JSON of aliases.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain;
+use crate::domain::{AdapterName, Error, Result};
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::transport) struct AliasSpec {
+    /// At least one; each gets its share of the requests.
+    pub(in crate::transport) targets: Vec<Target>,
+    /// Sees the same requests without answering.
+    pub(in crate::transport) shadow: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::transport) struct Target {
+    /// `name` or `name@version`.
+    #[schema(example = "people-places@3")]
+    pub(in crate::transport) adapter: String,
+    #[serde(default = "one")]
+    #[schema(default = 1, example = 90)]
+    pub(in crate::transport) weight: u32,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::transport) struct Alias {
+    #[schema(example = "default-ner")]
+    alias: String,
+    targets: Vec<Target>,
+    shadow: Option<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl AliasSpec {
+    pub(in crate::transport) fn into_domain(self) -> Result<domain::Alias> {
+        if self.targets.iter().all(|target| target.weight == 0) {
+            return Err(Error::invalid("targets: at least one with a weight from 1 is wanted"));
+        }
+        let target = |(at, target): (usize, Target)| {
+            let adapter = target.adapter.parse().map_err(|e: Error| e.context(format!("targets[{at}].adapter")))?;
+            Ok(domain::AliasTarget { adapter, weight: target.weight })
+        };
+        let shadow = |shadow: String| shadow.parse().map_err(|e: Error| e.context("shadow"));
+        Ok(domain::Alias {
+            targets: self.targets.into_iter().enumerate().map(target).collect::<Result<_>>()?,
+            shadow: self.shadow.map(shadow).transpose()?,
+        })
+    }
+}
+
+impl Alias {
+    pub(in crate::transport) fn new(name: &AdapterName, alias: &domain::Alias) -> Self {
+        let target = |t: &domain::AliasTarget| Target { adapter: t.adapter.to_string(), weight: t.weight };
+        Self {
+            alias: name.to_string(),
+            targets: alias.targets.iter().map(target).collect(),
+            shadow: alias.shadow.as_ref().map(ToString::to_string),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! `Embed`: the messages of `proto/` to the JSON's types and back.
+
+use crate::domain::Result;
+use crate::transport::call::Call;
+use crate::transport::embed::wire;
+use crate::transport::extract::word;
+use crate::transport::proto;
+use crate::transport::rpc::inputs;
+
+pub(in crate::transport) async fn embed(call: Call, request: proto::EmbedRequest) -> Result<proto::EmbedResponse> {
+    let parameters = |p: proto::EmbedParameters| -> Result<_> {
+        Ok(wire::EmbedParameters { pooling: word("parameters.pooling", p.pooling)?, normalize: p.normalize })
+    };
+    let request = wire::EmbedRequest {
+        inputs: inputs(request.inputs)?,
+        adapter: request.adapter,
+        parameters: request.parameters.map(parameters).transpose()?,
+    };
+    Ok(super::answer(&call, request).await?.into())
+}
+
+impl From<wire::EmbedResponse> for proto::EmbedResponse {
+    fn from(response: wire::EmbedResponse) -> Self {
+        Self {
+            id: response.id,
+            adapter: response.adapter.map(Into::into),
+            embeddings: response.embeddings.into_iter().map(|values| proto::Embedding { values }).collect(),
+            usage: Some(response.usage.into()),
+        }
+    }
+}

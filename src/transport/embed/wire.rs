@@ -1,0 +1,67 @@
+//! The JSON of `/v1/embed`.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain;
+use crate::transport::wire::{AdapterIdentity, Inputs, InputsSchema, Usage};
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::transport) struct EmbedRequest {
+    #[schema(value_type = InputsSchema)]
+    pub(in crate::transport) inputs: Inputs,
+    /// Default: the backbone alone.
+    pub(in crate::transport) adapter: Option<String>,
+    pub(in crate::transport) parameters: Option<EmbedParameters>,
+}
+
+/// Every field is optional; `null` is its default.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::transport) struct EmbedParameters {
+    #[schema(default = "mean")]
+    pub(in crate::transport) pooling: Option<Pooling>,
+    /// To unit length.
+    #[schema(default = true)]
+    pub(in crate::transport) normalize: Option<bool>,
+}
+
+/// Which tokens' vectors make the text's.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::transport) enum Pooling {
+    Mean,
+    Cls,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::transport) struct EmbedResponse {
+    pub(in crate::transport) id: String,
+    #[schema(example = "embed")]
+    pub(in crate::transport) object: &'static str,
+    /// `null`: the backbone alone.
+    pub(in crate::transport) adapter: Option<AdapterIdentity>,
+    /// One vector an input, in order.
+    pub(in crate::transport) embeddings: Vec<Vec<f32>>,
+    pub(in crate::transport) usage: Usage,
+}
+
+impl From<EmbedParameters> for domain::EmbedParameters {
+    fn from(parameters: EmbedParameters) -> Self {
+        let or = Self::default();
+        Self {
+            pooling: parameters.pooling.map_or(or.pooling, Into::into),
+            normalize: parameters.normalize.unwrap_or(or.normalize),
+        }
+    }
+}
+
+impl From<Pooling> for domain::Pooling {
+    fn from(pooling: Pooling) -> Self {
+        match pooling {
+            Pooling::Mean => Self::Mean,
+            Pooling::Cls => Self::Cls,
+        }
+    }
+}

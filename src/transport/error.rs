@@ -1,0 +1,234 @@
+//! The one table of failures, and how a failure looks on each wire. Which failure it is, the layers below have said.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use utoipa::ToSchema;
+
+use crate::domain::{Error, ErrorKind};
+
+/// For `unavailable` and `overloaded` failures that name no time of their own.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Whose `reason` google.rpc.ErrorInfo carries.
+const ERROR_DOMAIN: &str = "trunkline";
+
+/// What clients see of a bug; the log has the rest.
+const INTERNAL_DETAIL: &str = "the server failed to answer; its log has the cause under this request id";
+
+/// HTTP status, gRPC code and title of each failure.
+pub(super) fn row(kind: ErrorKind) -> (StatusCode, Code, &'static str) {
+    use ErrorKind as K;
+    match kind {
+        K::InvalidRequest => (StatusCode::BAD_REQUEST, Code::InvalidArgument, "Invalid request"),
+        K::Unauthenticated => (StatusCode::UNAUTHORIZED, Code::Unauthenticated, "Key wanted"),
+        K::PermissionDenied => (StatusCode::FORBIDDEN, Code::PermissionDenied, "Permission denied"),
+        K::AdapterNotFound => (StatusCode::NOT_FOUND, Code::NotFound, "Adapter not found"),
+        K::NotFound => (StatusCode::NOT_FOUND, Code::NotFound, "Not found"),
+        K::Conflict => (StatusCode::CONFLICT, Code::FailedPrecondition, "Conflict"),
+        K::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Code::InvalidArgument, "Payload too large"),
+        K::Unprocessable => (StatusCode::UNPROCESSABLE_ENTITY, Code::InvalidArgument, "Unprocessable"),
+        K::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "Overloaded"),
+        K::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "Internal error"),
+        K::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "Unavailable"),
+        K::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded, "Deadline exceeded"),
+    }
+}
+
+/// A failure on its way out of a handler. `middleware` writes the answer: it knows the request id and the protocol.
+pub(super) struct Failure(pub(super) Error);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = row(self.0.kind()).0.into_response();
+        response.extensions_mut().insert(self.0);
+        response
+    }
+}
+
+/// RFC 9457 `application/problem+json`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// `urn:trunkline:error:` and the code.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:trunkline:error:adapter_not_found")]
+    kind: String,
+    #[schema(example = "Adapter not found")]
+    title: &'static str,
+    #[schema(example = 404)]
+    status: u16,
+    /// What was got and what is wanted.
+    #[schema(example = "no adapter \"peple-places\"; the nearest: people-places")]
+    detail: String,
+    /// One of the contract's closed list.
+    #[schema(example = "adapter_not_found")]
+    code: &'static str,
+    request_id: String,
+    /// Everything that validation found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    problems: Vec<String>,
+}
+
+/// The HTTP answer. `status` differs from the table's only where HTTP has a finer one (405).
+pub(super) fn problem(error: &Error, status: StatusCode, request_id: &str) -> Response {
+    let body = Problem {
+        kind: format!("urn:trunkline:error:{}", error.kind().code()),
+        title: row(error.kind()).2,
+        status: status.as_u16(),
+        detail: detail(error).to_owned(),
+        code: error.kind().code(),
+        request_id: request_id.to_owned(),
+        problems: error.problems().to_vec(),
+    };
+    let mut response = (status, Json(body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(seconds) = retry_after(error).map(whole_seconds) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if error.kind() == ErrorKind::Unauthenticated {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// The failure behind an error answer that no handler of ours wrote: an unknown path or method, a malformed path.
+pub(super) fn of_bare_response(response: &Response, method: &str, path: &str) -> Error {
+    match response.status() {
+        StatusCode::NOT_FOUND => Error::not_found(format!("no route {path:?}; GET /openapi.json lists them all")),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let allowed = response.headers().get(ALLOW).and_then(|v| v.to_str().ok()).unwrap_or("no method");
+            Error::invalid(format!("{path} does not take {method}; it takes {allowed}"))
+        }
+        status if status.is_client_error() => {
+            Error::invalid(format!("the request to {path:?} is malformed ({status})"))
+        }
+        _ => Error::internal("a handler failed without an error of its own"),
+    }
+}
+
+/// The gRPC answer, with google.rpc details.
+pub(super) fn status(error: &Error) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(error.kind().code(), ERROR_DOMAIN, HashMap::new());
+    if let Some(delay) = retry_after(error) {
+        details.set_retry_info(Some(delay));
+    }
+    if !error.problems().is_empty() {
+        let violation = |problem: &String| FieldViolation::new("", problem);
+        details.set_bad_request(error.problems().iter().map(violation).collect::<Vec<_>>());
+    }
+    Status::with_error_details(row(error.kind()).1, detail(error), details)
+}
+
+/// The same as a message, for an item of a stream.
+pub(super) fn status_message(error: &Error) -> tonic_types::Status {
+    let status = status(error);
+    prost::Message::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+        code: status.code() as i32,
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
+}
+
+/// The contract's code for a gRPC answer that no handler of ours wrote.
+pub(super) fn code_of(grpc: Code) -> &'static str {
+    let kind = match grpc {
+        Code::Ok => return "ok",
+        Code::Cancelled => return "cancelled",
+        Code::InvalidArgument => ErrorKind::InvalidRequest,
+        Code::Unauthenticated => ErrorKind::Unauthenticated,
+        Code::PermissionDenied => ErrorKind::PermissionDenied,
+        Code::NotFound | Code::Unimplemented => ErrorKind::NotFound,
+        Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => ErrorKind::Conflict,
+        Code::OutOfRange => ErrorKind::PayloadTooLarge,
+        Code::ResourceExhausted => ErrorKind::Overloaded,
+        Code::Unavailable => ErrorKind::Unavailable,
+        Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+        Code::Internal | Code::Unknown | Code::DataLoss => ErrorKind::Internal,
+    };
+    kind.code()
+}
+
+pub(super) fn detail(error: &Error) -> &str {
+    if error.kind() == ErrorKind::Internal { INTERNAL_DETAIL } else { error.message() }
+}
+
+fn retry_after(error: &Error) -> Option<Duration> {
+    let may_retry = matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Unavailable);
+    may_retry.then(|| error.retry_after().unwrap_or(RETRY_AFTER_DEFAULT))
+}
+
+/// Rounded up, so that a client that obeys is not refused again for a fraction.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_protocols_say_what_the_contract_says() {
+        let table = [
+            ("invalid_request", 400, Code::InvalidArgument),
+            ("unauthenticated", 401, Code::Unauthenticated),
+            ("permission_denied", 403, Code::PermissionDenied),
+            ("adapter_not_found", 404, Code::NotFound),
+            ("not_found", 404, Code::NotFound),
+            ("conflict", 409, Code::FailedPrecondition),
+            ("payload_too_large", 413, Code::InvalidArgument),
+            ("unprocessable", 422, Code::InvalidArgument),
+            ("overloaded", 429, Code::ResourceExhausted),
+            ("internal", 500, Code::Internal),
+            ("unavailable", 503, Code::Unavailable),
+            ("deadline_exceeded", 504, Code::DeadlineExceeded),
+        ];
+        for (kind, (code, http, grpc)) in ErrorKind::ALL.into_iter().zip(table) {
+            assert_eq!((kind.code(), row(kind).0.as_u16(), row(kind).1), (code, http, grpc));
+        }
+    }
+
+    #[test]
+    fn a_retry_time_is_rounded_up_and_only_there_where_a_retry_helps() {
+        let header = |error: &Error| {
+            let response = problem(error, row(error.kind()).0, "r");
+            response.headers().get(RETRY_AFTER).map(|v| v.to_str().unwrap().to_owned())
+        };
+        assert_eq!(header(&Error::overloaded("full", Duration::from_millis(1200))).as_deref(), Some("2"));
+        assert_eq!(header(&Error::overloaded("full", Duration::from_secs(3))).as_deref(), Some("3"));
+        assert_eq!(header(&Error::unavailable("draining")).as_deref(), Some("1"));
+        assert_eq!(header(&Error::conflict("no")), None);
+    }
+
+    #[test]
+    fn a_status_carries_code_delay_and_problems() {
+        let error = Error::unprocessable("bad").with_problems(vec!["row 1".into(), "row 2".into()]);
+        let details = status(&error).get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "unprocessable");
+        assert_eq!(details.bad_request().unwrap().field_violations.len(), 2);
+        let details = status(&Error::overloaded("full", Duration::from_secs(2))).get_error_details();
+        assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(2)));
+        assert_eq!(status_message(&error).message, "bad");
+    }
+
+    #[test]
+    fn the_message_of_a_bug_stays_in_the_log() {
+        let error = Error::internal("index 7 of \"Anna\"");
+        assert!(!status(&error).message().contains("Anna"));
+    }
+}

@@ -1,0 +1,239 @@
+//! The JSON of jobs. The spec's own reader and writer are `serving`'s: its journal keeps the same shape.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::serving;
+use crate::serving::jobs::spec_to_json;
+use crate::transport::wire::Time;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::transport) struct Job {
+    #[schema(example = "job_01938d2c7f1a7c7e8b1d2f3a4b5c6d7e")]
+    id: String,
+    #[schema(example = "job")]
+    object: &'static str,
+    #[schema(example = "fine_tune")]
+    kind: &'static str,
+    /// `queued`, `validating`, `running`, `paused`, `evaluating`, `publishing`, `succeeded`, `rejected`, `failed` or `cancelled`.
+    #[schema(example = "running")]
+    status: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Time,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    started_at: Option<Time>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    finished_at: Option<Time>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    estimated_finish: Option<Time>,
+    progress: Progress,
+    /// Latest training and validation figures.
+    metrics: BTreeMap<String, f64>,
+    /// As created, with every default filled in.
+    #[schema(value_type = FineTuneSpec)]
+    spec: serde_json::Value,
+    result: Option<JobResult>,
+    error: Option<JobFailure>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Progress {
+    step: u64,
+    steps: u64,
+    epoch: u32,
+}
+
+/// What was published.
+#[derive(Debug, Serialize, ToSchema)]
+struct JobResult {
+    adapter: String,
+    version: u32,
+    digest: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct JobFailure {
+    code: String,
+    message: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::transport) struct Event {
+    /// Counts the job's events, from 1.
+    id: u64,
+    #[schema(example = "job.event")]
+    object: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Time,
+    /// `info`, `warn` or `error`.
+    level: &'static str,
+    /// `message`, `metrics` or `state`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    message: String,
+    /// Of metrics: `step`, `loss`, `learning_rate`, `validation`, `tokens_per_second`.
+    data: serde_json::Value,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::transport) struct Checkpoint {
+    step: u64,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Time,
+    bytes: u64,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::transport) struct JobsQuery {
+    /// The last job of the page before.
+    pub(in crate::transport) after: Option<String>,
+    /// 1 to 100; default 20.
+    pub(in crate::transport) limit: Option<u32>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::transport) struct EventsQuery {
+    /// The last event seen.
+    pub(in crate::transport) after: Option<u64>,
+    /// Of a list: 1 to 1000; default 1000.
+    pub(in crate::transport) limit: Option<u32>,
+}
+
+/// A fine-tuning run, for the document: `serving` reads it.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(in crate::transport) struct FineTuneSpec {
+    #[schema(example = "fine_tune")]
+    kind: String,
+    /// The adapter whose next version this makes.
+    #[schema(example = "bank-intents")]
+    adapter: String,
+    /// `ner` or `classify`.
+    #[schema(example = "classify")]
+    family: String,
+    /// An adapter to start from.
+    init_from: Option<String>,
+    data: JobData,
+    hyperparameters: Option<Hyperparameters>,
+    gate: Option<Gate>,
+    /// `activate` (default), `stage` or `never`.
+    #[schema(example = "activate")]
+    publish: Option<String>,
+}
+
+/// `dataset:split` each.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct JobData {
+    #[schema(example = "banking77:train")]
+    train: String,
+    /// Default: a tenth of the training rows is held out.
+    #[schema(example = "banking77:dev")]
+    validation: Option<String>,
+    test: Option<String>,
+}
+
+/// Every field is optional; `auto` is settled from the data.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct Hyperparameters {
+    /// A number or `"auto"`.
+    #[schema(value_type = Object, example = "auto")]
+    epochs: Option<u32>,
+    /// A number or `"auto"`.
+    #[schema(value_type = Object, example = "auto")]
+    batch_size: Option<u32>,
+    /// A number or `"auto"`.
+    #[schema(value_type = Object, example = "auto")]
+    learning_rate: Option<f64>,
+    #[schema(default = 8)]
+    rank: Option<u32>,
+    #[schema(default = 16.0)]
+    alpha: Option<f64>,
+    /// `"last:N"`, `"all"` or a list of layers from 0.
+    #[schema(value_type = Object, example = "last:2")]
+    layers: Option<String>,
+    /// A list of module names or `"auto"`.
+    #[schema(value_type = Object, example = "auto")]
+    target_modules: Option<String>,
+    /// Tokens, special ones included.
+    #[schema(default = 128)]
+    max_length: Option<u32>,
+    /// Epochs without a better validation score before training stops.
+    #[schema(default = 3)]
+    early_stopping_patience: Option<u32>,
+    #[schema(default = 0.1)]
+    dropout: Option<f64>,
+    #[schema(default = 0.01)]
+    weight_decay: Option<f64>,
+    #[schema(default = 0.06)]
+    warmup_ratio: Option<f64>,
+    #[schema(default = 1.0)]
+    max_gradient_norm: Option<f64>,
+    #[schema(default = 42)]
+    seed: Option<u64>,
+}
+
+/// The score a new version must reach before it is published.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct Gate {
+    /// NER: `f1`, `macro_f1`, `precision`, `recall`; classification: `accuracy`, `macro_f1`, `weighted_f1`.
+    #[schema(example = "macro_f1")]
+    metric: String,
+    #[schema(example = 0.8)]
+    min: Option<f64>,
+    not_worse_than_active: Option<bool>,
+}
+
+impl From<serving::jobs::JobView> for Job {
+    fn from(view: serving::jobs::JobView) -> Self {
+        Self {
+            id: view.id.to_string(),
+            object: "job",
+            kind: view.spec.kind(),
+            status: view.status.as_str(),
+            created_at: Time(view.created_at),
+            started_at: view.started_at.map(Time),
+            finished_at: view.finished_at.map(Time),
+            estimated_finish: view.estimated_finish.map(Time),
+            progress: Progress { step: view.step, steps: view.steps, epoch: view.epoch },
+            metrics: view.metrics.into_iter().collect(),
+            spec: spec_to_json(&view.spec),
+            result: view.result.map(Into::into),
+            error: view.error.map(|(code, message)| JobFailure { code, message }),
+        }
+    }
+}
+
+impl From<serving::PublishedVersion> for JobResult {
+    fn from(published: serving::PublishedVersion) -> Self {
+        Self { adapter: published.name.to_string(), version: published.version, digest: published.digest.to_string() }
+    }
+}
+
+impl From<serving::jobs::JobEvent> for Event {
+    fn from(event: serving::jobs::JobEvent) -> Self {
+        Self {
+            id: event.id,
+            object: "job.event",
+            created_at: Time(event.created_at),
+            level: event.level,
+            kind: event.kind,
+            message: event.message,
+            data: event.data,
+        }
+    }
+}
+
+impl From<serving::jobs::CheckpointView> for Checkpoint {
+    fn from(view: serving::jobs::CheckpointView) -> Self {
+        Self { step: view.step, created_at: Time(view.created_at), bytes: view.bytes }
+    }
+}

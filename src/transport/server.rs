@@ -1,0 +1,259 @@
+//! The accept loop: HTTP/1 and HTTP/2 (prior knowledge) on one port, every wait bounded. Leaves requests to the router.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use axum::{Extension, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Sleep;
+
+use crate::domain::{Error, Result};
+use crate::transport::api::Api;
+use crate::transport::auth::Peer;
+use crate::transport::{Services, TransportConfig, http};
+
+/// Between pings on a silent HTTP/2 connection, and until a missing answer ends it: a dead peer is gone within half a minute.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests at once on one HTTP/2 connection; more wait in the client, where waiting costs us nothing.
+const STREAMS_MAX: u32 = 256;
+
+/// After a failed `accept` (file descriptors ran out): long enough not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Every HTTP/2 connection opens with these bytes.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// No new connections; those that are open finish what they have.
+    Draining,
+    /// Whatever is still open is cut.
+    Over,
+}
+
+/// Listening sockets, bound and serving.
+pub struct Server {
+    /// As bound: port 0 has become a real one.
+    pub address: SocketAddr,
+    pub admin_address: Option<SocketAddr>,
+    phase: watch::Sender<Phase>,
+    connections: Arc<Semaphore>,
+    connections_max: u32,
+}
+
+impl Server {
+    /// Binds and serves. Refuses a non-loopback admin address without an admin key.
+    pub async fn start(services: Services, config: TransportConfig) -> Result<Self> {
+        refuse_open_admin(&config)?;
+        let listener = bind("--listen", config.listen).await?;
+        let admin_listener = match config.admin_listen {
+            Some(address) => Some(bind("--admin-listen", address).await?),
+            None => None,
+        };
+        let connections_max =
+            u32::try_from(config.connections_max.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        let server = Self {
+            address: listener.local_addr()?,
+            admin_address: admin_listener.as_ref().map(TcpListener::local_addr).transpose()?,
+            phase: watch::Sender::new(Phase::Serving),
+            connections: Arc::new(Semaphore::new(connections_max as usize)),
+            connections_max,
+        };
+        let api = Arc::new(Api::new(services, &config));
+        let routers = http::routers(&api, admin_listener.is_some());
+        server.accept_on(listener, routers.main, config.header_timeout);
+        if let (Some(listener), Some(router)) = (admin_listener, routers.admin) {
+            server.accept_on(listener, router, config.header_timeout);
+        }
+        Ok(server)
+    }
+
+    /// Stops accepting, ends idle connections, lets requests under way finish until `deadline`. True if all did.
+    pub async fn shut_down(self, deadline: Instant) -> bool {
+        self.phase.send_replace(Phase::Draining);
+        let all_closed = self.connections.acquire_many(self.connections_max);
+        let finished = tokio::time::timeout_at(deadline.into(), all_closed).await.is_ok();
+        self.phase.send_replace(Phase::Over);
+        finished
+    }
+
+    fn accept_on(&self, listener: TcpListener, router: Router, header_timeout: Duration) {
+        let acceptor = Acceptor {
+            router,
+            protocol: protocol(header_timeout),
+            header_timeout,
+            phase: self.phase.subscribe(),
+            connections: self.connections.clone(),
+        };
+        tokio::spawn(acceptor.run(listener));
+    }
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
+    let failed = |e: io::Error| Error::from(e).context(format!("{flag} {address}"));
+    TcpListener::bind(address).await.map_err(failed)
+}
+
+/// Without a key, whoever reaches the admin routes may replace adapters: they stay on this machine.
+fn refuse_open_admin(config: &TransportConfig) -> Result<()> {
+    let (flag, address) = match config.admin_listen {
+        Some(address) => ("--admin-listen", address),
+        None => ("--listen", config.listen),
+    };
+    if config.admin_key.is_some() || address.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{flag} {address} would open the admin routes to the network without a key: \
+         give a key with --admin-key-file, or keep them on this machine with --admin-listen 127.0.0.1:8081"
+    )))
+}
+
+/// Both versions of HTTP, with a timer: without one no timeout of theirs would run.
+fn protocol(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
+    let mut protocol = auto::Builder::new(TokioExecutor::new());
+    protocol.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
+    protocol
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(STREAMS_MAX);
+    protocol
+}
+
+#[derive(Clone)]
+struct Acceptor {
+    router: Router,
+    protocol: auto::Builder<TokioExecutor>,
+    header_timeout: Duration,
+    phase: watch::Receiver<Phase>,
+    connections: Arc<Semaphore>,
+}
+
+impl Acceptor {
+    async fn run(self, listener: TcpListener) {
+        let mut phase = self.phase.clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept(&listener) => accepted,
+                _ = phase.changed() => return,
+            };
+            if let Some((stream, peer, permit)) = accepted {
+                tokio::spawn(self.clone().serve(stream, peer, permit));
+            }
+        }
+    }
+
+    /// The next connection once there is room for one; until then callers wait in the kernel's queue.
+    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let permit = self.connections.clone().acquire_owned().await.ok()?;
+        match listener.accept().await {
+            Ok((stream, peer)) => Some((stream, peer, permit)),
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                None
+            }
+        }
+    }
+
+    async fn serve(mut self, stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
+        // Answers are small and written whole; waiting to fill a packet would only delay them.
+        let _best_effort = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(self.router.layer(Extension(Peer(peer))));
+        let stream = TokioIo::new(FirstBytes::new(stream, self.header_timeout));
+        let mut connection = pin!(self.protocol.serve_connection(stream, service));
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%peer, error, "a connection ended early");
+                    }
+                    return;
+                }
+                changed = self.phase.changed() => {
+                    if changed.is_err() || *self.phase.borrow() == Phase::Over {
+                        return;
+                    }
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// Bounds the wait for the bytes that tell HTTP/1 from HTTP/2; from there on hyper's own timers run.
+struct FirstBytes {
+    stream: TcpStream,
+    /// How much of HTTP/2's preface has come, and until when the rest must. None once it is decided.
+    undecided: Option<(usize, Pin<Box<Sleep>>)>,
+}
+
+impl FirstBytes {
+    fn new(stream: TcpStream, timeout: Duration) -> Self {
+        Self { stream, undecided: Some((0, Box::pin(tokio::time::sleep(timeout)))) }
+    }
+}
+
+impl AsyncRead for FirstBytes {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let filled = buffer.filled().len();
+        let this = &mut *self;
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let Some((matched, timeout)) = &mut this.undecided else { return read };
+        if read.is_pending() {
+            ready!(timeout.as_mut().poll(context));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let new = &buffer.filled()[filled..];
+        let wanted = &HTTP2_PREFACE[*matched..];
+        *matched += new.len();
+        if new.len() >= wanted.len() || !wanted.starts_with(new) {
+            this.undecided = None;
+        }
+        read
+    }
+}
+
+impl AsyncWrite for FirstBytes {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
