@@ -58,7 +58,10 @@ fn check_amount(
     findings: &mut Findings,
 ) {
     if rows.kept.is_empty() {
-        return findings.error(Code::EmptySplit, 0, "");
+        if !findings.has_errors() {
+            findings.error(Code::EmptySplit, 0, ""); // else all rows were refused, which says more
+        }
+        return;
     }
     if labels.len() > LABELS_MAX {
         findings.error(Code::TooLarge, 0, format!("{} labels; at most {LABELS_MAX} are allowed", labels.len()));
@@ -86,17 +89,18 @@ fn sameness(rows: &Rows, labels: &BTreeMap<&str, usize>) -> Option<String> {
 }
 
 fn check_labels(rows: &Rows, labels: &BTreeMap<&str, usize>, others: OtherSplits<'_>, findings: &mut Findings) {
-    let lines = |label: &str| -> Vec<usize> {
-        rows.kept.iter().filter(|row| row.example.labels().any(|l| l == label)).map(|row| row.line).collect()
-    };
+    let mut lines: HashMap<&str, Vec<usize>> = HashMap::new();
+    for row in &rows.kept {
+        row.example.labels().for_each(|label| lines.entry(label).or_default().push(row.line));
+    }
     for (rare, frequent) in typos(labels) {
         let detail = format!("{rare:?} ({}) and {frequent:?} ({})", labels[rare], labels[frequent]);
-        findings.warn_of_lines(Code::LabelTypo, lines(rare).into_iter(), &detail);
+        findings.warn_of_lines(Code::LabelTypo, lines[rare].iter().copied(), &detail);
     }
     let Some((_, train)) = others.iter().find(|(name, _)| *name == TRAIN) else { return };
     let known: HashSet<&str> = train.examples.iter().flat_map(Example::labels).collect();
     for unseen in labels.keys().filter(|label| !known.contains(**label)) {
-        findings.warn_of_lines(Code::UnseenLabel, lines(unseen).into_iter(), &format!("{unseen:?}"));
+        findings.warn_of_lines(Code::UnseenLabel, lines[unseen].iter().copied(), &format!("{unseen:?}"));
     }
     if rows.family == DatasetFamily::Classify && rows.multi_label != train.multi_label {
         findings.warn(

@@ -108,6 +108,10 @@ impl Findings {
         }
     }
 
+    pub(super) fn has_errors(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
     /// (errors, warnings), worst first.
     pub(super) fn finish(self) -> (Vec<Finding>, Vec<Finding>) {
         let list = |tallies: BTreeMap<Code, Tally>| tallies.into_iter().map(|(code, t)| t.finish(code)).collect();

@@ -16,7 +16,7 @@ pub(super) struct Schemes {
 
 impl Schemes {
     /// The same entities in IOB2. Fails with the place of the first broken tag, and what is wrong with it.
-    pub(super) fn to_iob2(&mut self, tags: &[String], line: usize) -> Result<Vec<String>, (usize, String)> {
+    pub(super) fn convert(&mut self, tags: &[String], line: usize) -> Result<Vec<String>, (usize, String)> {
         if let Some(at) = tags.iter().position(|tag| !is_tag(tag)) {
             let wanted = "\"O\" or an entity type behind B-, I-, E-, S-, L-, U- or M- is wanted";
             return Err((at, format!("tag {:?}; {wanted}", tags[at])));

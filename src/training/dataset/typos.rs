@@ -8,6 +8,9 @@ const RARER_BY: usize = 10;
 /// Names shorter than this are often one letter apart on purpose.
 const NAME_CHARS_MIN: usize = 4;
 
+/// Pairs that are reported: names that are all alike are no typos any more.
+const TYPOS_MAX: usize = 100;
+
 /// (the rarer name, the other): equal but for case, spaces, `-` and `_`; or one letter apart and much rarer.
 pub(super) fn typos<'a>(labels: &BTreeMap<&'a str, usize>) -> Vec<(&'a str, &'a str)> {
     let named: Vec<(&str, usize, Vec<char>)> =
@@ -18,6 +21,9 @@ pub(super) fn typos<'a>(labels: &BTreeMap<&'a str, usize>) -> Vec<(&'a str, &'a 
             let (rare, frequent) = if a.1 <= b.1 { (a, b) } else { (b, a) };
             if rare.2 == frequent.2 || (rare.1 * RARER_BY <= frequent.1 && one_letter_apart(&rare.2, &frequent.2)) {
                 found.push((rare.0, frequent.0));
+                if found.len() == TYPOS_MAX {
+                    return found;
+                }
             }
         }
     }

@@ -28,7 +28,11 @@ pub(super) fn read(bytes: &[u8], rows: &mut Rows) {
 }
 
 fn read_file(bytes: &[u8], rows: &mut Rows) -> Result<(), Fault> {
-    let broken = |e: ParquetError| Fault::unreadable(format!("the Parquet file is broken: {e}"));
+    let broken = |e: ParquetError| {
+        Fault::unreadable(format!(
+            "the Parquet file cannot be read: {e} (compression may be none, snappy, gzip or zstd)"
+        ))
+    };
     let reader = SerializedFileReader::new(Bytes::copy_from_slice(bytes)).map_err(broken)?;
     check_size(&reader)?;
     let classes = class_names(reader.metadata().file_metadata());

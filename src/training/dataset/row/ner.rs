@@ -45,7 +45,7 @@ pub(in crate::training::dataset) fn tagged(
     if words.len() != tags.len() {
         return Err(broken(format!("{} tags for {} words", tags.len(), words.len())));
     }
-    let iob2 = rows.schemes.to_iob2(&tags, line);
+    let iob2 = rows.schemes.convert(&tags, line);
     let tags = iob2.map_err(|(at, reason)| broken(format!("word {}: {reason}", at + 1)))?;
     Ok(Example::Ner { words, tags })
 }
