@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::Tensor;
 
 use crate::adapter::bundle::Target;
-use crate::adapter::names::{lora_a, lora_b, lora_b_bias, module_name, pooler};
+use crate::adapter::names::{lora_a, lora_b, lora_b_bias, module_name};
+use crate::adapter::pooler::Pooler;
 use crate::adapter::weights::{NamedTensors, file_name};
 use crate::adapter::{AdapterCard, LoraConfig};
 use crate::domain::{Error, Result};
-use crate::model::{Architecture, Delta, Encoder, EncoderConfig, Head, HeadKind, Site};
+use crate::model::{Delta, Encoder, Head, HeadKind, Site};
 
 /// A refusal that lists more helps nobody.
 const PROBLEMS_MAX: usize = 100;
@@ -24,6 +25,10 @@ pub(crate) struct Claims {
 impl Claims {
     pub(crate) fn new(tensors: NamedTensors, problems: Vec<String>) -> Self {
         Self { tensors, problems }
+    }
+
+    pub(crate) fn put(&mut self, name: String, tensor: Tensor) {
+        self.tensors.insert(name, tensor);
     }
 
     /// Both halves of a module's update.
@@ -102,7 +107,13 @@ impl Claims {
         kind: HeadKind,
     ) -> HashMap<String, Tensor> {
         let mut wanted = Head::required(kind, encoder, &card.pooling, card.labels.len());
-        wanted.extend(own_pooler(config, card, encoder, kind));
+        if Pooler::is_saved(config) {
+            wanted.extend(Pooler::of(card, encoder).iter().flat_map(Pooler::tensors));
+        }
+        // Parts of the head that the backbone's file has too (ModernBERT's prediction head): the adapter's own go before.
+        let of_head = self.tensors.keys().filter(|name| name.starts_with("head."));
+        let own = of_head.filter_map(|name| Some((name.clone(), encoder.backbone_tensor(name)?.dims().to_vec())));
+        wanted.extend(own);
         wanted.into_iter().filter_map(|(name, shape)| self.take(&name, &shape).map(|tensor| (name, tensor))).collect()
     }
 
@@ -124,7 +135,8 @@ impl Claims {
             .with_problems(self.problems))
     }
 
-    fn take(&mut self, name: &str, shape: &[usize]) -> Option<Tensor> {
+    /// A tensor of this shape; if there is none, that is noted.
+    pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Option<Tensor> {
         match self.tensors.remove(name) {
             Some(tensor) if tensor.dims() == shape => Some(tensor),
             Some(tensor) => {
@@ -138,23 +150,6 @@ impl Claims {
             }
         }
     }
-}
-
-/// Names and shapes of the pooler's copy, if `modules_to_save` asks for one. BERT's sequence classification alone has a pooler.
-pub(crate) fn own_pooler(
-    config: &LoraConfig,
-    card: &AdapterCard,
-    encoder: &Encoder,
-    kind: HeadKind,
-) -> Vec<(String, Vec<usize>)> {
-    let EncoderConfig { architecture, hidden_size, .. } = *encoder.config();
-    let has_pooler = architecture == Architecture::Bert && kind == HeadKind::Sequence && card.pooling == "cls";
-    let named = |name: &String| name == "pooler" || name.ends_with(".pooler");
-    if !has_pooler || !config.modules_to_save.iter().any(named) {
-        return Vec::new();
-    }
-    let [weight, bias] = pooler(architecture);
-    vec![(weight, vec![hidden_size, hidden_size]), (bias, vec![hidden_size])]
 }
 
 fn values(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {

@@ -5,11 +5,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::adapter::bundle::{head_kind, targets_of};
-use crate::adapter::claims::{Claims, own_pooler};
+use crate::adapter::claims::Claims;
 use crate::adapter::names::{lora_a, lora_b, lora_b_bias};
+use crate::adapter::pooler::Pooler;
 use crate::adapter::weights::NamedTensors;
 use crate::adapter::{AdapterBundle, AdapterCard, LoraConfig};
-use crate::domain::{Error, Result};
+use crate::domain::Result;
 use crate::model::{Encoder, Head};
 
 /// The spread of a head's first weights: BERT's `initializer_range`.
@@ -18,9 +19,14 @@ const HEAD_DEVIATION: f64 = 0.02;
 impl AdapterBundle {
     /// A fresh adapter for training, which leaves the backbone as it is: A uniform in ±1/√in (Kaiming with a = √5), B zero; the head's
     /// weights normal with deviation 0.02, its biases zero. With `pooler` among `modules_to_save` (BERT's sequence classification)
-    /// a copy of the backbone's pooler is trained too. Same configuration and seed, same adapter.
+    /// or where targets reach it, a copy of the backbone's pooler is trained too. Same configuration and seed, same adapter.
     pub fn fresh(config: LoraConfig, card: AdapterCard, encoder: &Encoder, seed: u64) -> Result<Self> {
         config.check(Vec::new())?;
+        let pooler = Pooler::of(&card, encoder);
+        let config = match &pooler {
+            Some(pooler) => pooler.saved_in_place_of_update(config)?,
+            None => config,
+        };
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut tensors = NamedTensors::new();
         for target in targets_of(&config, encoder)? {
@@ -37,11 +43,11 @@ impl AdapterBundle {
         for (name, shape) in Head::required(kind, encoder, &card.pooling, card.labels.len()) {
             tensors.insert(name.clone(), head_tensor(&name, &shape, &mut rng, encoder.device())?);
         }
-        for (name, _) in own_pooler(&config, &card, encoder, kind) {
-            let copy = encoder.backbone_tensor(&name).ok_or_else(|| {
-                Error::unprocessable(format!("the backbone has no {name}, which modules_to_save asks to train"))
-            })?;
-            tensors.insert(name, copy);
+        if let Some(pooler) = pooler.filter(|_| Pooler::is_saved(&config)) {
+            for (name, _) in pooler.tensors() {
+                let copy = pooler.backbones(&name, encoder)?;
+                tensors.insert(name, copy);
+            }
         }
         Self::assemble(config, card, encoder, Claims::new(tensors, Vec::new()))
     }

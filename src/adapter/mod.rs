@@ -8,6 +8,7 @@ mod config;
 mod files;
 mod fresh;
 mod names;
+mod pooler;
 mod store;
 mod targets;
 mod weights;

@@ -21,8 +21,3 @@ pub(crate) fn lora_b(module: &str) -> String {
 pub(crate) fn lora_b_bias(module: &str) -> String {
     format!("{module}.lora_B.bias")
 }
-
-/// The pooler's weight and bias.
-pub(crate) fn pooler(architecture: Architecture) -> [String; 2] {
-    ["weight", "bias"].map(|part| format!("{}pooler.dense.{part}", architecture.task_prefix()))
-}

@@ -147,7 +147,7 @@ mod tests {
         let read = parse(&bytes, &Device::Cpu, &mut problems).unwrap();
         assert_eq!(read["b.weight"].to_vec2::<f32>().unwrap(), [[1., 3.5], [-2., 0.]]);
         assert_eq!(write(&read).unwrap(), bytes);
-        assert_eq!(problems, [String::new(); 0]);
+        assert_eq!(problems, Vec::<String>::new());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
-use trunkline::adapter::{AdapterBundle, AdapterFiles};
-use trunkline::domain::Digest;
+use trunkline::adapter::{AdapterBundle, AdapterFiles, read_archive, write_tar};
+use trunkline::domain::{Digest, Family};
 use trunkline::model::{Encoder, Head, HeadKind, Mode, Packed, SegmentAdapters};
 
 use crate::support::default_backbone;
@@ -148,5 +148,50 @@ fn a_head_without_its_tensors_is_refused_with_all_of_them_named() {
         for name in named {
             assert!(error.problems().iter().any(|problem| problem.contains(name)), "{error}");
         }
+    }
+}
+
+#[test]
+fn what_peft_wrote_is_written_again_to_the_byte_also_through_an_archive() {
+    for name in ADAPTERS {
+        let (files, _) = read(name);
+        let written = load(&files).to_files(&ENCODER).expect("files");
+        assert!(written.weights == files.weights, "{name}: other bytes than PEFT's");
+        let uploaded = read_archive(&write_tar(&written).expect("an archive")).expect("files");
+        assert_eq!((uploaded.digest(), &uploaded), (written.digest(), &written), "{name}");
+    }
+}
+
+#[test]
+fn folders_written_by_peft_are_read_whole() {
+    for (name, family, layers, updates, rank) in [
+        ("ner-r8-qv", Family::Ner, &[0, 1, 2, 3, 4, 5][..], 12, 8),
+        ("ner-r16-all-last2", Family::Ner, &[4, 5], 12, 16),
+        ("cls-r8-qv", Family::Classify, &[0, 1, 2, 3, 4, 5], 12, 8),
+        ("cls-r4-rslora", Family::Classify, &[0, 1, 2, 3, 4, 5], 24, 4),
+    ] {
+        let (files, golden) = read(name);
+        let adapter = load(&files);
+        let mut found: Vec<usize> = adapter.lora.deltas.keys().map(|site| site.layer).collect();
+        assert_eq!(found.len(), updates, "{name}");
+        found.dedup();
+        assert_eq!((adapter.family(), &*found), (family, layers), "{name}");
+        assert!(adapter.lora.deltas.values().all(|delta| delta.a.dims()[0] == rank), "{name}");
+        assert_eq!(adapter.labels.as_slice(), golden.labels, "{name}");
+    }
+}
+
+#[test]
+fn an_adapter_of_another_encoder_is_refused_with_every_tensor_that_does_not_fit() {
+    let tiny = Encoder::load(Path::new("tests/fixtures/architectures/bert"), &Device::Cpu).expect("the tiny encoder");
+    let (files, _) = read("cls-r8-qv");
+    let problems = AdapterBundle::read(&files, &tiny, &fingerprint()).unwrap_err().problems().join("\n");
+    for expected in [
+        "layer.0.attention.self.query.lora_A.weight has shape [8, 384]; [8, 32] is wanted",
+        "layer.5.attention.self.value.lora_B.weight is nothing",
+        "classifier.weight has shape [4, 384]; [4, 32] is wanted",
+        "max_length 512 is over the backbone's",
+    ] {
+        assert!(problems.contains(expected), "{expected}: {problems}");
     }
 }

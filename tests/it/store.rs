@@ -144,7 +144,7 @@ fn a_broken_version_does_not_hide_the_others() {
     assert_eq!(broken.len(), 1);
     assert!(broken[0].starts_with("a@2: "), "{broken:?}");
     store.retire(&name("a"), Some(2)).unwrap();
-    assert_eq!(store.list().unwrap().1, [String::new(); 0]);
+    assert_eq!(store.list().unwrap().1, Vec::<String>::new());
 }
 
 #[test]

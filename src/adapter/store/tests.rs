@@ -24,9 +24,11 @@ fn furnished(root: &Path) -> AdapterStore {
 }
 
 /// What a reader sees: (adapter, active version, version and first byte of each).
-fn seen(store: &AdapterStore) -> Vec<(String, Option<u32>, Vec<(u32, u8)>)> {
+type Seen = Vec<(String, Option<u32>, Vec<(u32, u8)>)>;
+
+fn seen(store: &AdapterStore) -> Seen {
     let (entries, broken) = store.list().unwrap();
-    assert_eq!(broken, [String::new(); 0]);
+    assert_eq!(broken, Vec::<String>::new());
     let contents = |entry: &AdapterEntry, version: u32| store.read(&entry.name, version).unwrap().config[0];
     let versions = |entry: &AdapterEntry| {
         entry.versions.iter().map(|v| (v.version, contents(entry, v.version))).collect::<Vec<_>>()
@@ -67,7 +69,7 @@ fn a_change_that_is_killed_happens_whole_or_not_at_all() {
             let whole = allowed(what, &before);
             assert!(after == before || whole.contains(&after), "{what}, killed after {steps} steps: {after:?}");
             assert!(!finished || after == whole[0], "{what} said it was done: {after:?}");
-            assert_eq!(leftovers(folder.path()), [String::new(); 0], "{what}, killed after {steps} steps");
+            assert_eq!(leftovers(folder.path()), Vec::<String>::new(), "{what}, killed after {steps} steps");
             change(&reopened).ok();
             if finished {
                 break;
@@ -78,13 +80,10 @@ fn a_change_that_is_killed_happens_whole_or_not_at_all() {
 }
 
 /// What may be seen after a change; first of all the change done.
-fn allowed(
-    what: &str,
-    before: &[(String, Option<u32>, Vec<(u32, u8)>)],
-) -> Vec<Vec<(String, Option<u32>, Vec<(u32, u8)>)>> {
+fn allowed(what: &str, before: &Seen) -> Vec<Seen> {
     let a = |active, versions: &[(u32, u8)]| vec![("a".to_owned(), active, versions.to_vec())];
     let (two, three) = ([(1, 1), (2, 2)], [(1, 1), (2, 2), (3, 3)]);
-    let with_b = |active| [before.to_vec(), vec![("b".to_owned(), active, vec![(1, 3)])]].concat();
+    let with_b = |active| [before.clone(), vec![("b".to_owned(), active, vec![(1, 3)])]].concat();
     match what {
         "publish and activate" => vec![a(Some(3), &three), a(Some(1), &three)],
         "publish a first version" => vec![with_b(Some(1)), with_b(None)],
@@ -92,7 +91,7 @@ fn allowed(
         "activate" => vec![a(Some(2), &two)],
         "retire a version" => vec![a(Some(1), &[(1, 1)])],
         "retire an adapter" => vec![vec![]],
-        _ => vec![before.to_vec()],
+        _ => vec![before.clone()],
     }
 }
 
@@ -107,7 +106,7 @@ fn a_full_disk_is_told_and_leaves_nothing_behind() {
             let Err(error) = change(&store) else { break };
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}: {error}");
             assert!(error.message().contains(folder.path().to_str().unwrap()), "{what}: {error}");
-            assert_eq!(leftovers(folder.path()), [String::new(); 0], "{what}, full after {steps} steps");
+            assert_eq!(leftovers(folder.path()), Vec::<String>::new(), "{what}, full after {steps} steps");
             let after = seen(&store);
             assert!(
                 after == before || allowed(what, &before).contains(&after),

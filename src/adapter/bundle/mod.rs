@@ -7,6 +7,7 @@ use candle_core::Tensor;
 
 use crate::adapter::claims::Claims;
 use crate::adapter::names::{lora_a, lora_b, lora_b_bias, module_name};
+use crate::adapter::pooler::Pooler;
 use crate::adapter::targets::Targets;
 use crate::adapter::weights::{self, NamedTensors};
 use crate::adapter::{AdapterCard, AdapterFiles, LoraConfig};
@@ -62,6 +63,10 @@ impl AdapterBundle {
         mut claims: Claims,
     ) -> Result<Self> {
         check_card(&config, &card, encoder, &mut claims.problems);
+        let config = match Pooler::of(&card, encoder) {
+            Some(pooler) => pooler.merge(config, encoder, &mut claims)?,
+            None => config,
+        };
         let targets = targets_of(&config, encoder)?;
         if targets.is_empty() {
             claims.problems.push("target_modules matches no module of the backbone".to_owned());
@@ -211,3 +216,6 @@ fn saved_modules(config: &LoraConfig, head: &Head, encoder: &Encoder) -> Vec<Str
     let all = config.modules_to_save.iter().cloned().chain(defaults).chain(of_head);
     all.map(|name| (name, ())).collect::<BTreeMap<_, _>>().into_keys().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! BERT's pooler, which sequence classification runs before its head: an adapter may bring a copy of it, trained in full
+//! (`modules_to_save`) or by an update, which is merged into the copy when read. Leaves running it to `model::Head`.
+
+use crate::adapter::claims::Claims;
+use crate::adapter::names::{lora_a, lora_b};
+use crate::adapter::targets::Targets;
+use crate::adapter::{AdapterCard, LoraConfig, TargetModules};
+use crate::domain::{Error, Family, Result};
+use crate::model::{Architecture, Encoder};
+
+/// Where a pooler is run.
+pub(crate) struct Pooler {
+    /// `bert.pooler.dense`
+    module: String,
+    hidden_size: usize,
+}
+
+impl Pooler {
+    /// None where the architecture or the task has none.
+    pub(crate) fn of(card: &AdapterCard, encoder: &Encoder) -> Option<Self> {
+        let config = encoder.config();
+        let is_run =
+            config.architecture == Architecture::Bert && card.family == Family::Classify && card.pooling == "cls";
+        is_run.then(|| Self {
+            module: format!("{}pooler.dense", config.architecture.task_prefix()),
+            hidden_size: config.hidden_size,
+        })
+    }
+
+    /// Names and shapes of a copy.
+    pub(crate) fn tensors(&self) -> [(String, Vec<usize>); 2] {
+        let (weight, bias) = (format!("{}.weight", self.module), format!("{}.bias", self.module));
+        [(weight, vec![self.hidden_size, self.hidden_size]), (bias, vec![self.hidden_size])]
+    }
+
+    /// Whether the configuration says that the adapter brings its own.
+    pub(crate) fn is_saved(config: &LoraConfig) -> bool {
+        config.modules_to_save.iter().any(|name| name == "pooler" || name.ends_with(".pooler"))
+    }
+
+    /// The rank and scale of an update, if the configuration asks for one: `all-linear` does, and a bare `dense`.
+    fn update(&self, config: &LoraConfig) -> Result<Option<(usize, f64)>> {
+        let targets = Targets::new(config)?;
+        if Self::is_saved(config) || !targets.contains(&self.module)? {
+            return Ok(None);
+        }
+        targets.rank_and_scale(&self.module).map(Some)
+    }
+
+    /// The configuration of the same adapter with a copy in place of an update.
+    pub(crate) fn saved_in_place_of_update(&self, config: LoraConfig) -> Result<LoraConfig> {
+        if self.update(&config)?.is_none() {
+            return Ok(config);
+        }
+        let pooler = "pooler.dense".to_owned();
+        let exclude_modules = Some(match config.exclude_modules {
+            Some(TargetModules::Suffixes(names)) => {
+                TargetModules::Suffixes(names.into_iter().chain([pooler]).collect())
+            }
+            Some(TargetModules::Regex(pattern)) => TargetModules::Regex(format!(r"(?:{pattern})|.*\.pooler\.dense")),
+            Some(TargetModules::AllLinear) | None => TargetModules::Suffixes(vec![pooler]),
+        });
+        let modules_to_save = config.modules_to_save.into_iter().chain(["pooler".to_owned()]).collect();
+        Ok(LoraConfig { exclude_modules, modules_to_save, ..config })
+    }
+
+    /// Replaces an update by the copy that it makes of the backbone's pooler: W + scale·B·A.
+    pub(crate) fn merge(&self, config: LoraConfig, encoder: &Encoder, claims: &mut Claims) -> Result<LoraConfig> {
+        let Some((rank, scale)) = self.update(&config)? else { return Ok(config) };
+        let a = claims.take(&lora_a(&self.module), &[rank, self.hidden_size]);
+        let b = claims.take(&lora_b(&self.module), &[self.hidden_size, rank]);
+        for (name, shape) in self.tensors() {
+            let mut copy = self.backbones(&name, encoder)?;
+            if let (Some(a), Some(b), [_, _]) = (&a, &b, &*shape) {
+                copy = (copy + (b.matmul(a)? * scale)?)?;
+            }
+            claims.put(name, copy);
+        }
+        self.saved_in_place_of_update(config)
+    }
+
+    /// The backbone's own tensor, where every copy begins.
+    pub(crate) fn backbones(&self, name: &str, encoder: &Encoder) -> Result<candle_core::Tensor> {
+        let missing = || Error::unprocessable(format!("the backbone has no {name}, which the adapter would change"));
+        encoder.backbone_tensor(name).ok_or_else(missing)
+    }
+}
