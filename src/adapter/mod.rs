@@ -13,7 +13,7 @@ mod store;
 mod targets;
 mod weights;
 
-pub use archive::{read_archive, write_tar};
+pub use archive::{archive_of, read_archive, write_tar};
 pub use bundle::AdapterBundle;
 pub use card::AdapterCard;
 pub use config::{LoraConfig, TargetModules};

@@ -5,29 +5,33 @@ use std::ops::Range;
 use crate::domain::OffsetUnit;
 
 /// The same stretches of `text`, counted in `unit`. One pass over the text, in whatever order the ranges come.
-///
-/// # Panics
-/// If a range is not of `text`'s character boundaries.
 pub fn convert_ranges(text: &str, ranges: &[Range<usize>], unit: OffsetUnit) -> Vec<Range<usize>> {
-    let count: fn(&str) -> usize = match unit {
+    let units_of: fn(u8) -> usize = match unit {
         OffsetUnit::Byte => return ranges.to_vec(),
-        OffsetUnit::Char => |piece| piece.chars().count(),
-        OffsetUnit::Utf16 => |piece| piece.encode_utf16().count(),
+        OffsetUnit::Char => |byte| usize::from(begins_character(byte)),
+        OffsetUnit::Utf16 => |byte| usize::from(begins_character(byte)) + usize::from(byte >= BEGINS_SURROGATES),
     };
     let mut bytes: Vec<usize> = ranges.iter().flat_map(|range| [range.start, range.end]).collect();
     bytes.sort_unstable();
     bytes.dedup();
     let (mut at, mut units) = (0, 0);
-    let counted: Vec<usize> = bytes
-        .iter()
-        .map(|&byte| {
-            units += count(&text[at..byte]);
-            at = byte;
-            units
-        })
-        .collect();
+    let count = |&byte: &usize| {
+        let passed = text.as_bytes().get(at..byte).unwrap_or_default();
+        units += passed.iter().map(|&byte| units_of(byte)).sum::<usize>();
+        at = byte;
+        units
+    };
+    let counted: Vec<usize> = bytes.iter().map(count).collect();
     let converted = |byte| counted[bytes.binary_search(&byte).expect("every edge of a range is in the list")];
     ranges.iter().map(|range| converted(range.start)..converted(range.end)).collect()
+}
+
+/// The first byte of a character of four: beyond the basic plane, two units of UTF-16.
+const BEGINS_SURROGATES: u8 = 0xF0;
+
+/// A character counts at its first byte, so that no range, however cut, can panic here.
+fn begins_character(byte: u8) -> bool {
+    byte & 0b1100_0000 != 0b1000_0000
 }
 
 #[cfg(test)]

@@ -17,5 +17,7 @@ pub use inference::{
 };
 pub use registry::{AdapterView, Lease, PublishedVersion, Registry, RegistryConfig, VersionState, VersionView};
 
+/// For uploads that come as a form.
+pub use crate::adapter::archive_of;
 /// What the wire says of datasets.
 pub use crate::training::dataset::{DatasetFamily, DoctorReport, Finding};

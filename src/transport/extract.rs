@@ -21,6 +21,10 @@ const BODY_SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Read and thrown away past the limit, so that the sender comes to read our answer instead of a reset.
 const OVERRUN_BYTES_MAX: usize = 8 << 20;
 
+/// JavaScript writes a string cut within an emoji like this, and its users wonder.
+const LONE_SURROGATE: &str =
+    " (an escape \\ud800 to \\udfff without its other half is a lone surrogate, not a character)";
+
 /// The body of an inference or admin request.
 pub(super) struct Json<T>(pub(super) T);
 
@@ -133,8 +137,9 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         let path = fault.path().to_string();
         let inner = fault.into_inner();
         let what = if inner.is_data() { "" } else { "not JSON: " };
+        let why = if inner.to_string().contains("hex escape") { LONE_SURROGATE } else { "" };
         let at = if path == "." { String::new() } else { format!("{path}: ") };
-        Error::invalid(format!("{at}{what}{inner}"))
+        Error::invalid(format!("{at}{what}{inner}{why}"))
     })?;
     json.end().map_err(|fault| Error::invalid(format!("not JSON: {fault}")))?;
     Ok(value)

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -110,11 +110,7 @@ fn write_failure(mut response: Response, asked: &Asked, account: &Account) -> Re
     if asked.grpc {
         return error::status(&failure).into_http();
     }
-    let mut problem = error::problem(&failure, status, &account.request_id);
-    if let Some(allowed) = response.headers_mut().remove(ALLOW) {
-        problem.headers_mut().insert(ALLOW, allowed);
-    }
-    problem
+    error::problem(&failure, status, &account.request_id)
 }
 
 /// tonic's own refusal of a large message, which has a code that is not in our table.

@@ -20,7 +20,6 @@ mod http;
 mod jobs;
 mod middleware;
 mod ner;
-mod offsets;
 mod openapi;
 pub mod proto;
 mod rpc;

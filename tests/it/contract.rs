@@ -23,7 +23,7 @@ fn the_generated_grpc_code_is_what_the_proto_files_say() {
     let client = tonic_prost_build::configure()
         .build_server(false)
         .build_transport(false)
-        .extern_path(".trunkline.v1", "trunkline::transport::proto");
+        .extern_path(".trunkline.v1", "::trunkline::transport::proto");
     check("tests/it/client/v1.rs", &generate(client, &descriptors));
 }
 

@@ -1,1 +1,546 @@
-//! REST as a client sees it.
+//! The HTTP contract, by a real client on a real port.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::TestServer;
+
+const TEXT: &str = "🦀 Meet Anna in Krakow";
+
+#[tokio::test]
+async fn ner_answers_in_the_contracts_shape() {
+    let server = TestServer::start().await;
+    let asked = json!({"inputs": [TEXT, ["Meet", "Anna"], ""], "adapter": "places"});
+    let answer = server.post("/v1/ner", asked.clone()).await;
+    let body = answer.success();
+    assert_eq!(keys(&body), ["adapter", "id", "object", "offset_unit", "results", "usage"]);
+    assert!(body["id"].as_str().unwrap().starts_with("req_"));
+    assert_eq!((&body["object"], &body["offset_unit"]), (&json!("ner"), &json!("char")));
+    assert_eq!((&body["adapter"]["name"], &body["adapter"]["version"]), (&json!("places"), &json!(1)));
+    assert!(body["adapter"]["digest"].as_str().unwrap().starts_with("sha256:"));
+    let results = body["results"].as_array().unwrap();
+    assert_eq!(results.len(), 3);
+    assert_eq!(keys(&results[0]), ["entities", "tokens", "truncated", "windows"]);
+    let tokens: u64 = results.iter().map(|result| result["tokens"].as_u64().unwrap()).sum();
+    assert_eq!(body["usage"], json!({"sequences": 3, "tokens": tokens}));
+    let over_http2 = server.send_h2c("POST", "/v1/ner", asked).await.success();
+    assert_eq!(over_http2["results"], body["results"]);
+}
+
+#[tokio::test]
+async fn a_word_is_the_text_between_its_offsets_in_every_unit() {
+    let server = TestServer::start().await;
+    for unit in ["char", "byte", "utf16"] {
+        let parameters = json!({"offset_unit": unit, "aggregation_strategy": "none", "ignore_labels": []});
+        let body = server.post("/v1/ner", json!({"inputs": TEXT, "parameters": parameters})).await.success();
+        let entities = body["results"][0]["entities"].as_array().unwrap().clone();
+        assert!(!entities.is_empty());
+        for entity in entities {
+            assert_eq!(keys(&entity), ["end", "entity", "index", "score", "start", "word"]);
+            let place = |key: &str| entity[key].as_u64().unwrap() as usize;
+            assert_eq!(slice(TEXT, unit, place("start"), place("end")), entity["word"].as_str().unwrap(), "{unit}");
+        }
+    }
+}
+
+/// What a caller cuts out of its own text.
+fn slice(text: &str, unit: &str, start: usize, end: usize) -> String {
+    match unit {
+        "char" => text.chars().skip(start).take(end - start).collect(),
+        "byte" => text[start..end].to_owned(),
+        _ => String::from_utf16(&text.encode_utf16().collect::<Vec<_>>()[start..end]).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn classify_takes_texts_and_pairs_and_gives_labels_best_first() {
+    let server = TestServer::start().await;
+    let inputs = json!(["ok", {"text": "the food was cold", "text_pair": "it was good"}]);
+    let body = server.post("/v1/classify", json!({"inputs": inputs})).await.success();
+    assert_eq!(body["object"], "classify");
+    assert_eq!(body["adapter"]["name"], "topics");
+    for result in body["results"].as_array().unwrap() {
+        let scores: Vec<f64> =
+            result["labels"].as_array().unwrap().iter().map(|l| l["score"].as_f64().unwrap()).collect();
+        assert_eq!(scores.len(), 3);
+        assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+        assert!((scores.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{scores:?}");
+    }
+    let one = json!({"inputs": {"text": "a", "text_pair": "b"}, "parameters": {"top_k": 1}});
+    let body = server.post("/v1/classify", one).await.success();
+    assert_eq!(body["results"][0]["labels"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn analyze_answers_by_adapter_as_asked_and_one_that_fails_fails_alone() {
+    let server = TestServer::start().await;
+    let asked = json!({"inputs": [TEXT, "ok"], "adapters": ["places", "topics@1", "nobody"]});
+    let body = server.post("/v1/analyze", asked).await.success();
+    assert_eq!(keys(&body["adapters"]), ["places", "topics@1"]);
+    for result in body["results"].as_array().unwrap() {
+        assert_eq!(keys(result), ["nobody", "places", "topics@1"]);
+        assert!(result["places"]["entities"].is_array() && result["topics@1"]["labels"].is_array());
+        assert_eq!(result["nobody"]["error"]["code"], "adapter_not_found");
+    }
+    let none = server.post("/v1/analyze", json!({"inputs": "a", "adapters": ["nobody"]})).await;
+    none.assert_problem(404, "adapter_not_found", "nobody");
+}
+
+#[tokio::test]
+async fn embed_gives_unit_vectors_unless_told_otherwise() {
+    let server = TestServer::start().await;
+    let body = server.post("/v1/embed", json!({"inputs": ["one", "two words"]})).await.success();
+    assert_eq!((&body["adapter"], body["embeddings"].as_array().unwrap().len()), (&Value::Null, 2));
+    let norm = |vector: &Value| -> f64 {
+        vector.as_array().unwrap().iter().map(|x| x.as_f64().unwrap().powi(2)).sum::<f64>().sqrt()
+    };
+    assert!((norm(&body["embeddings"][1]) - 1.0).abs() < 1e-4);
+    let parameters = json!({"pooling": "cls", "normalize": false});
+    let asked = json!({"inputs": "one", "adapter": "topics", "parameters": parameters});
+    let body = server.post("/v1/embed", asked).await.success();
+    assert_eq!(body["adapter"]["name"], "topics");
+    assert!((norm(&body["embeddings"][0]) - 1.0).abs() > 1e-2);
+}
+
+#[tokio::test]
+async fn bad_input_is_answered_with_what_was_got_and_what_is_wanted() {
+    let server = TestServer::with(|config| config.body_bytes_max = 64 << 10).await;
+    let text = |s: &str| s.as_bytes().to_vec();
+    let many = json!({"inputs": vec!["a"; 10_000]}).to_string();
+    let labels = json!({"inputs": "a", "parameters": {"candidate_labels": vec!["a"; 257]}}).to_string();
+    let table: Vec<(&str, Vec<u8>, u16, &str, &str)> = vec![
+        ("/v1/ner", text(""), 400, "invalid_request", "empty"),
+        ("/v1/ner", text("hello"), 400, "invalid_request", "not JSON"),
+        ("/v1/ner", text("{\"inputs\": \"a\"} x"), 400, "invalid_request", "trailing characters"),
+        ("/v1/ner", text("[]"), 400, "invalid_request", "invalid length 0"),
+        ("/v1/ner", text("{}"), 400, "invalid_request", "missing field `inputs`"),
+        ("/v1/ner", text(r#"{"inputs": []}"#), 400, "invalid_request", "inputs: an empty list"),
+        ("/v1/ner", text(r#"{"inputs": 3}"#), 400, "invalid_request", "inputs: invalid type: integer `3`"),
+        ("/v1/ner", text(r#"{"inputs": ["a", null]}"#), 400, "invalid_request", "inputs[1]: invalid type: null"),
+        ("/v1/ner", text(r#"{"inputs": "a", "adaptor": "b"}"#), 400, "invalid_request", "unknown field `adaptor`"),
+        (
+            "/v1/ner",
+            text(r#"{"inputs": "a", "parameters": {"strid": 1}}"#),
+            400,
+            "invalid_request",
+            "parameters.strid: unknown field `strid`",
+        ),
+        (
+            "/v1/ner",
+            text(r#"{"inputs": "a", "parameters": {"offset_unit": "words"}}"#),
+            400,
+            "invalid_request",
+            "parameters.offset_unit: unknown variant `words`, expected one of `char`, `byte`, `utf16`",
+        ),
+        ("/v1/ner", text(r#"{"inputs": "a", "parameters": {"threshold": 2}}"#), 400, "invalid_request", "threshold"),
+        ("/v1/ner", labels.into(), 400, "invalid_request", "candidate_labels: 257"),
+        (
+            "/v1/ner",
+            text(r#"{"inputs": {"text": "a", "text_pair": "b"}}"#),
+            400,
+            "invalid_request",
+            "inputs[0]: a pair",
+        ),
+        ("/v1/ner", text(r#"{"inputs": "\ud800"}"#), 400, "invalid_request", "surrogate"),
+        ("/v1/ner", b"{\"inputs\": \"\xff\"}".to_vec(), 400, "invalid_request", "not UTF-8 from byte 12"),
+        ("/v1/ner", text(r#"{"inputs": "a", "adapter": "a b"}"#), 400, "invalid_request", "adapter: adapter name"),
+        ("/v1/ner", text(r#"{"inputs": "a", "adapter": "places@x"}"#), 400, "invalid_request", "version number"),
+        ("/v1/ner", text(r#"{"inputs": "a", "adapter": "place"}"#), 404, "adapter_not_found", "places"),
+        ("/v1/ner", text(r#"{"inputs": "a", "adapter": "places@9"}"#), 404, "adapter_not_found", "9"),
+        ("/v1/ner", text(r#"{"inputs": "a", "adapter": "topics"}"#), 409, "conflict", "topics"),
+        ("/v1/classify", text(r#"{"inputs": "a", "adapter": "places"}"#), 409, "conflict", "places"),
+        ("/v1/classify", text(r#"{"inputs": "a", "parameters": {"top_k": 0}}"#), 400, "invalid_request", "top_k"),
+        ("/v1/analyze", text(r#"{"inputs": "a", "adapters": []}"#), 400, "invalid_request", "adapters: 0 of them"),
+        ("/v1/analyze", text(r#"{"inputs": "a", "adapters": ["x", "x"]}"#), 400, "invalid_request", "there twice"),
+        ("/v1/ner", many.into(), 413, "payload_too_large", "10000 of them; at most 512"),
+        ("/v1/ner", vec![b' '; 100 << 10], 413, "payload_too_large", "limit of 65536 bytes"),
+        ("/v1/ner", vec![b' '; 9 << 20], 413, "payload_too_large", "limit of 65536 bytes"),
+        (
+            "/v1/ner",
+            json!({"inputs": "long ".repeat(200), "parameters": {"long_text": "error"}}).to_string().into(),
+            422,
+            "unprocessable",
+            "token",
+        ),
+    ];
+    for (path, body, status, code, detail) in table {
+        server.send("POST", path, &[], body).await.assert_problem(status, code, detail);
+    }
+}
+
+#[tokio::test]
+async fn odd_text_is_text() {
+    let server = TestServer::start().await;
+    let word = "x".repeat(1 << 20);
+    for text in ["", "\0", "a\0b", "\u{fffd}", "  ", "👩‍👩‍👧", "\u{202e}abc", &word] {
+        let body = server.post("/v1/ner", json!({"inputs": text})).await.success();
+        assert_eq!(body["results"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn unknown_places_and_wrong_methods_are_problems_too() {
+    let server = TestServer::start().await;
+    server.get("/v1/nothing").await.assert_problem(404, "not_found", "no route");
+    server.get("/v1/admin/jobs/job_x").await.assert_problem(404, "not_found", "job_x");
+    server.get("/v1/adapters/nobody").await.assert_problem(404, "adapter_not_found", "nobody");
+    let wrong_method = server.get("/v1/ner").await;
+    wrong_method.assert_problem(405, "invalid_request", "does not take GET");
+    assert_eq!(wrong_method.header("allow"), "POST");
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let answer = server.send("POST", "/v1/ner", &form, "{\"inputs\": \"a\"}").await;
+    answer.assert_problem(400, "invalid_request", "application/json is wanted");
+    for json in ["application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json"] {
+        let answer = server.send("POST", "/v1/ner", &[("content-type", json)], "{\"inputs\": \"a\"}").await;
+        assert_eq!(answer.status, 200, "{json}");
+    }
+    server.get("/v1/admin/jobs?limit=0").await.assert_problem(400, "invalid_request", "limit");
+    server.get("/v1/admin/jobs?lmit=1").await.assert_problem(400, "invalid_request", "lmit");
+}
+
+#[tokio::test]
+async fn every_answer_carries_a_request_id_and_its_timings() {
+    let server = TestServer::start().await;
+    for (method, path) in
+        [("POST", "/v1/ner"), ("GET", "/healthz"), ("GET", "/nowhere"), ("GET", "/docs/"), ("PUT", "/v1/ner")]
+    {
+        for (given, kept) in [("abc-123", true), ("", false), ("with space", false), (&"x".repeat(129), false)] {
+            let answer = server.send(method, path, &[("x-request-id", given)], "{\"inputs\": \"a\"}").await;
+            let id = answer.header("x-request-id");
+            assert_eq!(id == given, kept, "{path} {given:?} {id}");
+            assert!(kept || id.starts_with("req_"), "{id}");
+            let timing = answer.header("server-timing");
+            let names: Vec<&str> = timing.split(", ").map(|entry| entry.split(";dur=").next().unwrap()).collect();
+            assert_eq!(names, ["queue", "tokenize", "compute", "total"], "{timing}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_that_cannot_be_kept_is_an_error_of_its_own() {
+    let server = TestServer::start().await;
+    let body = json!({"inputs": vec!["a long text of many words"; 400]}).to_string();
+    let answer = server.send("POST", "/v1/ner", &[("x-request-timeout-ms", "1")], body).await;
+    let code = answer.json()["code"].as_str().unwrap().to_owned();
+    assert!(["deadline_exceeded", "overloaded"].contains(&code.as_str()), "{code}");
+    let answer = server.send("POST", "/v1/ner", &[("x-request-timeout-ms", "soon")], "{\"inputs\": \"a\"}").await;
+    answer.assert_problem(400, "invalid_request", "x-request-timeout-ms");
+}
+
+#[tokio::test]
+async fn a_request_is_counted_once_under_its_route_adapter_and_code() {
+    let server = TestServer::start().await;
+    server.post("/v1/ner", json!({"inputs": "a"})).await.success();
+    server.post("/v1/ner", json!({"inputs": "a", "adapter": "places"})).await.success();
+    server.post("/v1/ner", json!({"inputs": "a", "adapter": "topics"})).await;
+    server.post("/v1/ner", json!({"inputs": []})).await;
+    server.post("/v1/ner", json!({"inputs": "a", "adapter": "a-stranger"})).await;
+    server.get("/what?text=secret").await;
+    server.get("/v1/adapters/places").await.success();
+    let count = |labels: &str| server.metric(&format!("trunkline_requests_total{{{labels}}}"));
+    for (adapter, code, route, wanted) in [
+        ("places", "ok", "/v1/ner", 2.0),
+        ("topics", "conflict", "/v1/ner", 1.0),
+        ("", "invalid_request", "/v1/ner", 1.0),
+        ("other", "adapter_not_found", "/v1/ner", 1.0),
+        ("", "not_found", "unmatched", 1.0),
+        ("places", "ok", "/v1/adapters/{name}", 1.0),
+    ] {
+        assert_eq!(
+            count(&format!("adapter=\"{adapter}\",code=\"{code}\",route=\"{route}\"")),
+            wanted,
+            "{route} {code}"
+        );
+    }
+    assert_eq!(server.metric("trunkline_request_duration_seconds_count{route=\"/v1/ner\"}"), 5.0);
+    let text = server.get("/metrics").await.text();
+    assert!(text.contains("trunkline_requests_total") && !text.contains("secret") && !text.contains("stranger"));
+}
+
+#[tokio::test]
+async fn keys_open_what_their_role_may() {
+    let server = TestServer::with(|config| {
+        config.admin_key = Some("boss".to_owned());
+        config.infer_key = Some("guest".to_owned());
+    })
+    .await;
+    let with = async |path: &str, key: Option<&str>| {
+        let key = key.map(|key| format!("Bearer {key}"));
+        let headers: Vec<(&str, &str)> = key.iter().map(|key| ("authorization", key.as_str())).collect();
+        server.send("GET", path, &headers, "").await
+    };
+    assert_eq!(with("/v1/adapters", Some("guest")).await.status, 200);
+    assert_eq!(with("/v1/adapters", Some("boss")).await.status, 200);
+    assert_eq!(with("/v1/admin/backbone", Some("boss")).await.status, 200);
+    let none = with("/v1/adapters", None).await;
+    none.assert_problem(401, "unauthenticated", "authorization: Bearer");
+    assert_eq!(none.header("www-authenticate"), "Bearer");
+    with("/v1/adapters", Some("gues")).await.assert_problem(401, "unauthenticated", "not known");
+    with("/v1/admin/backbone", Some("guest")).await.assert_problem(403, "permission_denied", "\"admin\" is wanted");
+    assert_eq!(with("/healthz", None).await.status, 200);
+}
+
+#[tokio::test]
+async fn without_a_key_the_admin_routes_do_not_leave_this_machine() {
+    let refused = |listen: &'static str, admin: Option<&'static str>| {
+        TestServer::try_with(move |config| {
+            config.listen = listen.parse().unwrap();
+            config.admin_listen = admin.map(|address| address.parse().unwrap());
+        })
+    };
+    let error = refused("0.0.0.0:0", None).await.err().expect("a refusal");
+    assert!(error.message().contains("--admin-key-file") && error.message().contains("--admin-listen"), "{error}");
+    assert!(refused("127.0.0.1:0", Some("0.0.0.0:0")).await.is_err());
+    assert!(refused("0.0.0.0:0", Some("127.0.0.1:0")).await.is_ok());
+    let server = TestServer::start().await;
+    let foreign = [("origin", "https://example.org")];
+    let answer = server.send("GET", "/v1/admin/backbone", &foreign, "").await;
+    answer.assert_problem(403, "permission_denied", "origin");
+}
+
+#[tokio::test]
+async fn an_admin_listener_takes_the_admin_routes_with_it() {
+    let server = TestServer::with(|config| config.admin_listen = Some("127.0.0.1:0".parse().unwrap())).await;
+    server.get("/v1/admin/backbone").await.assert_problem(404, "not_found", "/v1/admin/backbone");
+    assert_eq!(server.send_admin("GET", "/v1/admin/backbone").await.success()["name"], "tiny");
+    assert_eq!(server.send_admin("GET", "/metrics").await.status, 200);
+    server.send_admin("POST", "/v1/ner").await.assert_problem(404, "not_found", "/v1/ner");
+}
+
+#[tokio::test]
+async fn an_adapter_goes_through_its_life() {
+    let server = TestServer::start().await;
+    let archive = server.get("/v1/admin/adapters/places/download").await;
+    assert_eq!(archive.header("content-type"), "application/x-tar");
+    let put = async |path: &str, body: &[u8]| server.send("PUT", path, &[], body.to_vec()).await;
+    let published = put("/v1/admin/adapters/copy", &archive.body).await;
+    assert_eq!(published.status, 201, "{}", published.text());
+    assert_eq!(keys(&published.json()), ["active", "digest", "name", "version"]);
+    let staged = put("/v1/admin/adapters/copy?activate=false", &archive.body).await.success();
+    assert_eq!((&staged["version"], &staged["active"]), (&json!(2), &json!(false)));
+    let view = server.get("/v1/adapters/copy").await.success();
+    assert_eq!((&view["active_version"], &view["family"]), (&json!(1), &json!("ner")));
+    assert_eq!(view["versions"][0]["state"], "resident");
+    assert!(view["versions"][0]["created_at"].as_str().unwrap().ends_with('Z'), "{view}");
+    let view = server.post("/v1/admin/adapters/copy/activate", json!({"version": 2})).await.success();
+    assert_eq!(view["active_version"], 2);
+    for (verb, key, wanted) in [("pin", "pinned", json!(true)), ("unpin", "pinned", json!(false))] {
+        assert_eq!(server.post(&format!("/v1/admin/adapters/copy/{verb}"), json!({})).await.success()[key], wanted);
+    }
+    for (verb, state) in [("unload", "registered"), ("load", "resident")] {
+        let view = server.post(&format!("/v1/admin/adapters/copy/{verb}?version=1"), json!({})).await.success();
+        assert_eq!(view["versions"][0]["state"], state);
+    }
+    let split = json!({"targets": [{"adapter": "copy@1", "weight": 9}, {"adapter": "copy@2"}], "shadow": "places"});
+    let alias = put("/v1/admin/aliases/mix", split.to_string().as_bytes()).await.success();
+    assert_eq!((&alias["targets"][1]["weight"], &alias["shadow"]), (&json!(1), &json!("places")));
+    assert_eq!(
+        server.post("/v1/ner", json!({"inputs": "a", "adapter": "mix"})).await.success()["adapter"]["name"],
+        "copy"
+    );
+    assert_eq!(server.get("/v1/admin/aliases/mix").await.success(), alias);
+    assert_eq!(server.send("DELETE", "/v1/admin/aliases/mix", &[], "").await.success()["deleted"], true);
+    server.get("/v1/admin/aliases/mix").await.assert_problem(404, "not_found", "no alias mix");
+    let gone = server.send("DELETE", "/v1/admin/adapters/copy", &[], "").await.success();
+    assert_eq!(gone, json!({"name": "copy", "deleted": true}));
+    server.get("/v1/adapters/copy").await.assert_problem(404, "adapter_not_found", "copy");
+}
+
+#[tokio::test]
+async fn an_upload_may_be_a_form_and_a_bad_one_is_refused_whole() {
+    let server = TestServer::start().await;
+    let archive = server.get("/v1/admin/adapters/topics/download").await.body;
+    let form = form_of(&archive);
+    let multipart = [("content-type", "multipart/form-data; boundary=cut")];
+    let published = server.send("PUT", "/v1/admin/adapters/form", &multipart, form).await.success();
+    let digest = server.get("/v1/adapters/topics").await.success()["versions"][0]["digest"].clone();
+    assert_eq!(published["digest"], digest, "the same files make the same version");
+    let garbage = server.send("PUT", "/v1/admin/adapters/bad", &[], "not an archive").await;
+    assert_eq!(garbage.status, 422, "{}", garbage.text());
+    let family = server.send("PUT", "/v1/admin/adapters/bad?family=x", &[], archive).await;
+    family.assert_problem(400, "invalid_request", "family");
+    server.get("/v1/adapters/bad").await.assert_problem(404, "adapter_not_found", "bad");
+}
+
+/// An archive's files as a form.
+fn form_of(archive: &[u8]) -> Vec<u8> {
+    let mut form = Vec::new();
+    for entry in tar::Archive::new(archive).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+        let head = format!("--cut\r\ncontent-disposition: form-data; name=\"f\"; filename=\"{name}\"\r\n\r\n");
+        form.extend_from_slice(head.as_bytes());
+        entry.read_to_end(&mut form).unwrap();
+        form.extend_from_slice(b"\r\n");
+    }
+    form.extend_from_slice(b"--cut--\r\n");
+    form
+}
+
+#[tokio::test]
+async fn a_dataset_upload_is_answered_with_the_doctors_report() {
+    let server = TestServer::start().await;
+    let put = async |path: &str, rows: &str| server.send("PUT", path, &[], rows.to_owned()).await;
+    let answer = put("/v1/admin/datasets/mail?family=classify&split=train", &rows(8)).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let report = answer.json();
+    assert_eq!((&report["rows"], &report["labels"]["spam"]), (&json!(8), &json!(4)), "{report}");
+    assert_eq!((&report["name"], &report["split"], &report["version"]), (&json!("mail"), &json!("train"), &json!(1)));
+    assert!(report["warnings"].is_array() && report["errors"].as_array().unwrap().is_empty());
+    let dataset = server.get("/v1/admin/datasets/mail").await.success();
+    assert_eq!((&dataset["family"], &dataset["splits"][0]["rows"]), (&json!("classify"), &json!(8)));
+    let bad = put("/v1/admin/datasets/bad?family=ner", "{\"tokens\": [\"a\"], \"tags\": []}\n").await;
+    bad.assert_problem(422, "unprocessable", "");
+    assert!(!bad.json()["problems"].as_array().unwrap().is_empty());
+    put("/v1/admin/datasets/bad", "x").await.assert_problem(400, "invalid_request", "family");
+    put("/v1/admin/datasets/bad?family=x", "x").await.assert_problem(400, "invalid_request", "none of ner");
+    assert_eq!(server.get("/v1/admin/datasets").await.success()["data"].as_array().unwrap().len(), 1);
+    server.send("DELETE", "/v1/admin/datasets/mail", &[], "").await.success();
+    server.get("/v1/admin/datasets/mail").await.assert_problem(404, "not_found", "mail");
+}
+
+fn rows(count: usize) -> String {
+    let row = |at: usize| {
+        let (label, text) = if at % 2 == 0 { ("spam", "win money") } else { ("ham", "see you") };
+        json!({"text": format!("{text} number {at}"), "label": label}).to_string() + "\n"
+    };
+    (0..count).map(row).collect()
+}
+
+#[tokio::test]
+async fn a_job_is_created_listed_and_watched_to_its_end() {
+    let server = TestServer::start().await;
+    server.send("PUT", "/v1/admin/datasets/mail?family=classify&split=train", &[], rows(40)).await.success();
+    let spec = json!({
+        "kind": "fine_tune", "adapter": "mail", "family": "classify", "data": {"train": "mail:train"},
+        "hyperparameters": {"epochs": 1, "batch_size": 8, "layers": "last:1", "max_length": 16},
+    });
+    let created = server.post("/v1/admin/jobs", spec).await;
+    assert_eq!(created.status, 201, "{}", created.text());
+    let job = created.json();
+    let path = created.header("location").to_owned();
+    assert_eq!(path, format!("/v1/admin/jobs/{}", job["id"].as_str().unwrap()));
+    assert_eq!((&job["object"], &job["spec"]["hyperparameters"]["batch_size"]), (&json!("job"), &json!(8)));
+    let accept = ("accept", "text/event-stream");
+    let stream = server.send("GET", &format!("{path}/events"), &[accept], "").await;
+    assert_eq!(stream.header("content-type"), "text/event-stream");
+    let events = data_of(&stream.text());
+    let ids: Vec<u64> = events.iter().map(|event| event["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, (1..=ids.len() as u64).collect::<Vec<_>>());
+    assert_eq!(server.get(&path).await.success()["status"], "succeeded", "{}", stream.text());
+    let list = server.get(&format!("{path}/events?after=1&limit=2")).await.success();
+    assert_eq!((&list["data"], &list["has_more"]), (&json!(events[1..3]), &json!(true)));
+    let resumed = server.send("GET", &format!("{path}/events"), &[accept, ("last-event-id", "2")], "").await;
+    assert_eq!(data_of(&resumed.text()), events[2..]);
+    let last = ids.len().to_string();
+    let over = server.send("GET", &format!("{path}/events"), &[accept, ("last-event-id", &last)], "").await;
+    assert_eq!(over.status, 204);
+    assert!(server.get(&format!("{path}/report")).await.success().is_object());
+    assert_eq!(server.get("/v1/admin/jobs").await.success()["data"][0]["id"], job["id"]);
+    server.post(&format!("{path}/cancel"), json!({})).await.assert_problem(409, "conflict", "");
+    let asked = json!({"inputs": "win money", "adapter": "mail"});
+    assert_eq!(server.post("/v1/classify", asked).await.success()["adapter"]["version"], 1);
+}
+
+/// The `data:` of each event.
+fn data_of(stream: &str) -> Vec<Value> {
+    stream
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|json| serde_json::from_str(json).unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn the_resident_backbone_is_shown_and_another_one_needs_a_restart() {
+    let server = TestServer::start().await;
+    assert_eq!(server.get("/v1/admin/backbone").await.success()["layers"], 3);
+    server.post("/v1/admin/backbone/activate", json!({"backbone": "tiny"})).await.success();
+    let other = server.post("/v1/admin/backbone/activate", json!({"backbone": "large"})).await;
+    other.assert_problem(409, "conflict", "restart with --backbone large");
+}
+
+#[tokio::test]
+async fn ready_means_that_the_encoder_answers_and_nothing_drains() {
+    let server = TestServer::start().await;
+    server.get("/readyz").await.success();
+    server.health.set_engine_answers(false);
+    let answer = server.get("/readyz").await;
+    answer.assert_problem(503, "unavailable", "encoder");
+    assert_eq!(answer.header("retry-after"), "1");
+    server.health.set_engine_answers(true);
+    server.health.start_draining();
+    server.get("/readyz").await.assert_problem(503, "unavailable", "draining");
+    server.get("/healthz").await.success();
+}
+
+#[tokio::test]
+async fn the_pages_ask_nothing_of_the_outside_network() {
+    let server = TestServer::start().await;
+    assert_eq!(server.get("/openapi.json").await.text(), trunkline::transport::openapi_json());
+    for path in ["/", "/console.js", "/console.css", "/docs/", "/docs/swagger-initializer.js"] {
+        let answer = server.get(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        for outside in ["http://", "https://", "src=\"//"] {
+            assert!(!answer.text().contains(outside), "{path} names {outside}");
+        }
+    }
+    assert!(server.get("/").await.header("content-security-policy").contains("default-src 'self'"));
+    let initializer = server.get("/docs/swagger-initializer.js").await.text();
+    assert!(
+        initializer.contains("/openapi.json") && initializer.contains("\"validatorUrl\": \"none\""),
+        "{initializer}"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_says_too_little_is_closed() {
+    let server = TestServer::with(|config| config.header_timeout = Duration::from_millis(200)).await;
+    for opening in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost: x\r\nx-"] {
+        let address = server.address;
+        let closed = tokio::task::spawn_blocking(move || closed_after(address, opening)).await.unwrap();
+        assert!(closed < Duration::from_secs(5), "{opening:?} held its connection for {closed:?}");
+    }
+    server.get("/healthz").await.success();
+}
+
+/// How long the server lets a connection be that sends `opening` and falls silent.
+fn closed_after(address: SocketAddr, opening: &str) -> Duration {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(opening.as_bytes()).unwrap();
+    let start = Instant::now();
+    let _reset_or_end = stream.read_to_end(&mut Vec::new());
+    start.elapsed()
+}
+
+#[tokio::test]
+async fn shutting_down_ends_idle_connections_and_cuts_those_that_outstay_the_deadline() {
+    let server = TestServer::start().await;
+    server.get("/healthz").await.success();
+    let address = server.address;
+    assert!(server.shut_down(Duration::from_secs(10)).await, "an idle connection kept the server");
+    assert!(TcpStream::connect(address).is_err());
+
+    let server = TestServer::start().await;
+    let mut stalled = TcpStream::connect(server.address).unwrap();
+    stalled
+        .write_all(b"POST /v1/ner HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n")
+        .unwrap();
+    let stalled = tokio::task::spawn_blocking(move || {
+        let mut first = [0; 12];
+        stalled.read_exact(&mut first).unwrap();
+        stalled
+    });
+    let _under_way = stalled.await.unwrap();
+    assert!(!server.shut_down(Duration::from_millis(100)).await, "a request without its body was answered");
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}

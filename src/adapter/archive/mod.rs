@@ -67,15 +67,26 @@ pub fn read_archive(bytes: &[u8]) -> Result<AdapterFiles> {
 /// The folder as `.tar`: the same files give the same bytes.
 pub fn write_tar(files: &AdapterFiles) -> Result<Vec<u8>> {
     let mut builder = Builder::new(Vec::with_capacity(files.bytes() + (ENTRIES_MAX << 9)));
-    for (name, contents) in files.entries() {
-        let mut header = Header::new_ustar();
-        header.set_entry_type(EntryType::Regular);
-        header.set_size(contents.len() as u64);
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        builder.append_data(&mut header, name, contents)?;
+    files.entries().try_for_each(|(name, contents)| append(&mut builder, name, contents))?;
+    Ok(builder.into_inner()?)
+}
+
+/// Names and contents, as a form has them, as one `.tar`: [`read_archive`] then checks it like any other.
+pub fn archive_of<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Vec<u8>> {
+    let mut builder = Builder::new(Vec::new());
+    for (name, contents) in files {
+        append(&mut builder, name, contents).map_err(|_| refused(name, "a name that no archive takes"))?;
     }
     Ok(builder.into_inner()?)
+}
+
+fn append(builder: &mut Builder<Vec<u8>>, name: &str, contents: &[u8]) -> Result<()> {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(EntryType::Regular);
+    header.set_size(contents.len() as u64);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    Ok(builder.append_data(&mut header, name, contents)?)
 }
 
 fn read_tar(input: impl Read) -> Result<AdapterFiles> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::time::timeout_at;
 
-use crate::domain::{Error, Result};
+use crate::domain::{Error, ErrorKind, Result};
 use crate::serving::scheduler::Progress;
 use crate::telemetry::Metrics;
 
@@ -37,6 +37,11 @@ pub(super) async fn within<R>(
         return Err(expired());
     }
     let outcome = timeout_at(deadline.into(), work(progress.clone())).await.map_err(|_| expired())?;
+    // The queue may skip what expired a moment before the timer says so: to the caller that is the same.
+    let skipped = |error: &Error| error.kind() == ErrorKind::Unavailable && deadline <= Instant::now();
+    if outcome.as_ref().is_err_and(skipped) {
+        return Err(expired());
+    }
     unfinished.ended = true;
     outcome
 }

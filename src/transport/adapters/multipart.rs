@@ -1,12 +1,14 @@
-//! An adapter upload: an archive as it is, or the files of a form packed into one, so that one reader checks both.
+//! An adapter upload: an archive as it is, or the files of a form made into one, so that one reader checks both.
 
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
+use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::header::CONTENT_TYPE;
 
 use crate::domain::{Error, Result};
+use crate::serving::archive_of;
 use crate::transport::api::Api;
 use crate::transport::error::Failure;
 use crate::transport::extract::read;
@@ -34,25 +36,17 @@ impl FromRequest<Arc<Api>> for AdapterUpload {
 }
 
 async fn pack(mut form: Multipart) -> Result<Vec<u8>> {
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut files = 0;
-    let fault =
-        |fault: axum::extract::multipart::MultipartError| Error::invalid(format!("multipart: {}", fault.body_text()));
-    while let Some(field) = form.next_field().await.map_err(fault)? {
-        files += 1;
-        if files > FILES_MAX {
+    let mut files: Vec<(String, Bytes)> = Vec::new();
+    while let Some(field) = form.next_field().await.map_err(broken)? {
+        if files.len() == FILES_MAX {
             return Err(Error::invalid(format!("multipart: more than {FILES_MAX} files")));
         }
         let name = field.file_name().or(field.name()).unwrap_or_default().to_owned();
-        append(&mut archive, &name, &field.bytes().await.map_err(fault)?)?;
+        files.push((name, field.bytes().await.map_err(broken)?));
     }
-    Ok(archive.into_inner()?)
+    archive_of(files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])))
 }
 
-fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &Bytes) -> Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(0o644);
-    let refused = |_| Error::invalid(format!("multipart: {name:?} cannot be a file's name in an adapter folder"));
-    archive.append_data(&mut header, name, &bytes[..]).map_err(refused)
+fn broken(fault: MultipartError) -> Error {
+    Error::invalid(format!("multipart: {}", fault.body_text()))
 }

@@ -5,7 +5,6 @@ use utoipa::ToSchema;
 
 use crate::domain;
 use crate::domain::{Error, NerPrediction, Result, TextInput};
-use crate::transport::offsets::OffsetCounter;
 use crate::transport::wire::{AdapterIdentity, Inputs, InputsSchema, LongText, Usage, candidate_labels};
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -141,15 +140,16 @@ impl NerResult {
         parameters: &domain::NerParameters,
     ) -> Self {
         let text = input.source_text();
-        let mut offsets = OffsetCounter::new(&text, parameters.offset_unit);
+        let ranges: Vec<_> = prediction.entities.iter().map(|entity| entity.range.clone()).collect();
+        let places = domain::convert_ranges(&text, &ranges, parameters.offset_unit);
         let grouped = parameters.aggregation != domain::Aggregation::None;
-        let entities = prediction.entities.iter().map(|entity| Entity {
+        let entities = prediction.entities.iter().zip(places).map(|(entity, place)| Entity {
             entity_group: grouped.then(|| entity.label.clone()),
             entity: (!grouped).then(|| entity.label.clone()),
             score: entity.score,
             word: text.get(entity.range.clone()).unwrap_or_default().to_owned(),
-            start: offsets.at(entity.range.start),
-            end: offsets.at(entity.range.end),
+            start: place.start,
+            end: place.end,
             index: entity.index,
         });
         Self {

@@ -83,11 +83,9 @@ pub mod inference_client {
         /// Entities of each input.
         pub async fn ner(
             &mut self,
-            request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::NerRequest,
-            >,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::NerRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::NerResponse>,
+            tonic::Response<::trunkline::transport::proto::NerResponse>,
             tonic::Status,
         > {
             self.inner
@@ -111,10 +109,10 @@ pub mod inference_client {
         pub async fn classify(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::ClassifyRequest,
+                ::trunkline::transport::proto::ClassifyRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::ClassifyResponse>,
+            tonic::Response<::trunkline::transport::proto::ClassifyResponse>,
             tonic::Status,
         > {
             self.inner
@@ -138,10 +136,10 @@ pub mod inference_client {
         pub async fn analyze(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::AnalyzeRequest,
+                ::trunkline::transport::proto::AnalyzeRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::AnalyzeResponse>,
+            tonic::Response<::trunkline::transport::proto::AnalyzeResponse>,
             tonic::Status,
         > {
             self.inner
@@ -164,11 +162,9 @@ pub mod inference_client {
         /// One vector an input.
         pub async fn embed(
             &mut self,
-            request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::EmbedRequest,
-            >,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::EmbedRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::EmbedResponse>,
+            tonic::Response<::trunkline::transport::proto::EmbedResponse>,
             tonic::Status,
         > {
             self.inner
@@ -191,10 +187,10 @@ pub mod inference_client {
         pub async fn list_adapters(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::ListAdaptersRequest,
+                ::trunkline::transport::proto::ListAdaptersRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::ListAdaptersResponse>,
+            tonic::Response<::trunkline::transport::proto::ListAdaptersResponse>,
             tonic::Status,
         > {
             self.inner
@@ -219,13 +215,11 @@ pub mod inference_client {
         pub async fn ner_stream(
             &mut self,
             request: impl tonic::IntoStreamingRequest<
-                Message = super::trunkline::transport::proto::NerStreamRequest,
+                Message = ::trunkline::transport::proto::NerStreamRequest,
             >,
         ) -> std::result::Result<
             tonic::Response<
-                tonic::codec::Streaming<
-                    super::trunkline::transport::proto::NerStreamResponse,
-                >,
+                tonic::codec::Streaming<::trunkline::transport::proto::NerStreamResponse>,
             >,
             tonic::Status,
         > {
@@ -249,12 +243,12 @@ pub mod inference_client {
         pub async fn classify_stream(
             &mut self,
             request: impl tonic::IntoStreamingRequest<
-                Message = super::trunkline::transport::proto::ClassifyStreamRequest,
+                Message = ::trunkline::transport::proto::ClassifyStreamRequest,
             >,
         ) -> std::result::Result<
             tonic::Response<
                 tonic::codec::Streaming<
-                    super::trunkline::transport::proto::ClassifyStreamResponse,
+                    ::trunkline::transport::proto::ClassifyStreamResponse,
                 >,
             >,
             tonic::Status,
@@ -362,10 +356,10 @@ pub mod admin_client {
         pub async fn publish_adapter(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::PublishAdapterRequest,
+                ::trunkline::transport::proto::PublishAdapterRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::PublishedVersion>,
+            tonic::Response<::trunkline::transport::proto::PublishedVersion>,
             tonic::Status,
         > {
             self.inner
@@ -389,10 +383,10 @@ pub mod admin_client {
         pub async fn delete_adapter(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::DeleteAdapterRequest,
+                ::trunkline::transport::proto::DeleteAdapterRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::DeleteAdapterResponse>,
+            tonic::Response<::trunkline::transport::proto::DeleteAdapterResponse>,
             tonic::Status,
         > {
             self.inner
@@ -416,10 +410,10 @@ pub mod admin_client {
         pub async fn activate_adapter(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::ActivateAdapterRequest,
+                ::trunkline::transport::proto::ActivateAdapterRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Adapter>,
+            tonic::Response<::trunkline::transport::proto::Adapter>,
             tonic::Status,
         > {
             self.inner
@@ -442,10 +436,10 @@ pub mod admin_client {
         pub async fn load_adapter(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::AdapterVersionRequest,
+                ::trunkline::transport::proto::AdapterVersionRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Adapter>,
+            tonic::Response<::trunkline::transport::proto::Adapter>,
             tonic::Status,
         > {
             self.inner
@@ -468,10 +462,10 @@ pub mod admin_client {
         pub async fn unload_adapter(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::AdapterVersionRequest,
+                ::trunkline::transport::proto::AdapterVersionRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Adapter>,
+            tonic::Response<::trunkline::transport::proto::Adapter>,
             tonic::Status,
         > {
             self.inner
@@ -494,10 +488,10 @@ pub mod admin_client {
         pub async fn pin_adapter(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::AdapterNameRequest,
+                ::trunkline::transport::proto::AdapterNameRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Adapter>,
+            tonic::Response<::trunkline::transport::proto::Adapter>,
             tonic::Status,
         > {
             self.inner
@@ -520,10 +514,10 @@ pub mod admin_client {
         pub async fn unpin_adapter(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::AdapterNameRequest,
+                ::trunkline::transport::proto::AdapterNameRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Adapter>,
+            tonic::Response<::trunkline::transport::proto::Adapter>,
             tonic::Status,
         > {
             self.inner
@@ -547,10 +541,10 @@ pub mod admin_client {
         pub async fn download_adapter(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::AdapterVersionRequest,
+                ::trunkline::transport::proto::AdapterVersionRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::DownloadAdapterResponse>,
+            tonic::Response<::trunkline::transport::proto::DownloadAdapterResponse>,
             tonic::Status,
         > {
             self.inner
@@ -573,10 +567,10 @@ pub mod admin_client {
         pub async fn list_aliases(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::ListAliasesRequest,
+                ::trunkline::transport::proto::ListAliasesRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::ListAliasesResponse>,
+            tonic::Response<::trunkline::transport::proto::ListAliasesResponse>,
             tonic::Status,
         > {
             self.inner
@@ -598,11 +592,9 @@ pub mod admin_client {
         }
         pub async fn get_alias(
             &mut self,
-            request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::AliasRequest,
-            >,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::AliasRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Alias>,
+            tonic::Response<::trunkline::transport::proto::Alias>,
             tonic::Status,
         > {
             self.inner
@@ -625,9 +617,9 @@ pub mod admin_client {
         /// Creates or replaces.
         pub async fn put_alias(
             &mut self,
-            request: impl tonic::IntoRequest<super::trunkline::transport::proto::Alias>,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::Alias>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Alias>,
+            tonic::Response<::trunkline::transport::proto::Alias>,
             tonic::Status,
         > {
             self.inner
@@ -649,11 +641,9 @@ pub mod admin_client {
         }
         pub async fn delete_alias(
             &mut self,
-            request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::AliasRequest,
-            >,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::AliasRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::DeleteAliasResponse>,
+            tonic::Response<::trunkline::transport::proto::DeleteAliasResponse>,
             tonic::Status,
         > {
             self.inner
@@ -677,10 +667,10 @@ pub mod admin_client {
         pub async fn put_dataset(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::PutDatasetRequest,
+                ::trunkline::transport::proto::PutDatasetRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::DatasetSplit>,
+            tonic::Response<::trunkline::transport::proto::DatasetSplit>,
             tonic::Status,
         > {
             self.inner
@@ -703,10 +693,10 @@ pub mod admin_client {
         pub async fn list_datasets(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::ListDatasetsRequest,
+                ::trunkline::transport::proto::ListDatasetsRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::ListDatasetsResponse>,
+            tonic::Response<::trunkline::transport::proto::ListDatasetsResponse>,
             tonic::Status,
         > {
             self.inner
@@ -729,10 +719,10 @@ pub mod admin_client {
         pub async fn get_dataset(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::DatasetRequest,
+                ::trunkline::transport::proto::DatasetRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Dataset>,
+            tonic::Response<::trunkline::transport::proto::Dataset>,
             tonic::Status,
         > {
             self.inner
@@ -755,10 +745,10 @@ pub mod admin_client {
         pub async fn delete_dataset(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::DatasetRequest,
+                ::trunkline::transport::proto::DatasetRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::DeleteDatasetResponse>,
+            tonic::Response<::trunkline::transport::proto::DeleteDatasetResponse>,
             tonic::Status,
         > {
             self.inner
@@ -781,10 +771,10 @@ pub mod admin_client {
         pub async fn create_job(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::CreateJobRequest,
+                ::trunkline::transport::proto::CreateJobRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Job>,
+            tonic::Response<::trunkline::transport::proto::Job>,
             tonic::Status,
         > {
             self.inner
@@ -808,10 +798,10 @@ pub mod admin_client {
         pub async fn list_jobs(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::ListJobsRequest,
+                ::trunkline::transport::proto::ListJobsRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::ListJobsResponse>,
+            tonic::Response<::trunkline::transport::proto::ListJobsResponse>,
             tonic::Status,
         > {
             self.inner
@@ -833,11 +823,9 @@ pub mod admin_client {
         }
         pub async fn get_job(
             &mut self,
-            request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::JobRequest,
-            >,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::JobRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Job>,
+            tonic::Response<::trunkline::transport::proto::Job>,
             tonic::Status,
         > {
             self.inner
@@ -858,11 +846,9 @@ pub mod admin_client {
         }
         pub async fn cancel_job(
             &mut self,
-            request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::JobRequest,
-            >,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::JobRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Job>,
+            tonic::Response<::trunkline::transport::proto::Job>,
             tonic::Status,
         > {
             self.inner
@@ -884,11 +870,9 @@ pub mod admin_client {
         }
         pub async fn pause_job(
             &mut self,
-            request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::JobRequest,
-            >,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::JobRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Job>,
+            tonic::Response<::trunkline::transport::proto::Job>,
             tonic::Status,
         > {
             self.inner
@@ -910,11 +894,9 @@ pub mod admin_client {
         }
         pub async fn resume_job(
             &mut self,
-            request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::JobRequest,
-            >,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::JobRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Job>,
+            tonic::Response<::trunkline::transport::proto::Job>,
             tonic::Status,
         > {
             self.inner
@@ -938,11 +920,11 @@ pub mod admin_client {
         pub async fn watch_job(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::WatchJobRequest,
+                ::trunkline::transport::proto::WatchJobRequest,
             >,
         ) -> std::result::Result<
             tonic::Response<
-                tonic::codec::Streaming<super::trunkline::transport::proto::JobEvent>,
+                tonic::codec::Streaming<::trunkline::transport::proto::JobEvent>,
             >,
             tonic::Status,
         > {
@@ -966,10 +948,10 @@ pub mod admin_client {
         pub async fn list_job_events(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::ListJobEventsRequest,
+                ::trunkline::transport::proto::ListJobEventsRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::ListJobEventsResponse>,
+            tonic::Response<::trunkline::transport::proto::ListJobEventsResponse>,
             tonic::Status,
         > {
             self.inner
@@ -991,11 +973,9 @@ pub mod admin_client {
         }
         pub async fn list_checkpoints(
             &mut self,
-            request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::JobRequest,
-            >,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::JobRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::ListCheckpointsResponse>,
+            tonic::Response<::trunkline::transport::proto::ListCheckpointsResponse>,
             tonic::Status,
         > {
             self.inner
@@ -1017,11 +997,9 @@ pub mod admin_client {
         }
         pub async fn get_report(
             &mut self,
-            request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::JobRequest,
-            >,
+            request: impl tonic::IntoRequest<::trunkline::transport::proto::JobRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::GetReportResponse>,
+            tonic::Response<::trunkline::transport::proto::GetReportResponse>,
             tonic::Status,
         > {
             self.inner
@@ -1044,10 +1022,10 @@ pub mod admin_client {
         pub async fn get_backbone(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::GetBackboneRequest,
+                ::trunkline::transport::proto::GetBackboneRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Backbone>,
+            tonic::Response<::trunkline::transport::proto::Backbone>,
             tonic::Status,
         > {
             self.inner
@@ -1070,10 +1048,10 @@ pub mod admin_client {
         pub async fn activate_backbone(
             &mut self,
             request: impl tonic::IntoRequest<
-                super::trunkline::transport::proto::ActivateBackboneRequest,
+                ::trunkline::transport::proto::ActivateBackboneRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<super::trunkline::transport::proto::Backbone>,
+            tonic::Response<::trunkline::transport::proto::Backbone>,
             tonic::Status,
         > {
             self.inner

@@ -3,4 +3,4 @@
 mod engine;
 mod lifecycle;
 mod requests;
-mod world;
+pub(crate) mod world;

@@ -20,7 +20,7 @@ use trunkline::serving::{
 use trunkline::telemetry::Metrics;
 use trunkline::text::Tokenizer;
 
-pub(super) const TEXTS: [&str; 6] = [
+pub(crate) const TEXTS: [&str; 6] = [
     "Meet Anna in Krakow",
     "the service was slow and the food was cold",
     "Transfer 50 dollars to Bob on Friday",
@@ -33,47 +33,47 @@ fn folder() -> &'static Path {
     Path::new("tests/fixtures/architectures/bert")
 }
 
-pub(super) fn encoder() -> Arc<Encoder> {
+pub(crate) fn encoder() -> Arc<Encoder> {
     static ENCODER: OnceLock<Arc<Encoder>> = OnceLock::new();
     ENCODER.get_or_init(|| Arc::new(Encoder::load(folder(), &Device::Cpu).unwrap())).clone()
 }
 
-pub(super) fn tokenizer() -> Arc<Tokenizer> {
+pub(crate) fn tokenizer() -> Arc<Tokenizer> {
     static TOKENIZER: OnceLock<Arc<Tokenizer>> = OnceLock::new();
     TOKENIZER.get_or_init(|| Arc::new(Tokenizer::load(folder()).unwrap())).clone()
 }
 
-pub(super) fn fingerprint() -> Digest {
+pub(crate) fn fingerprint() -> Digest {
     Digest::from_sha256(&[7; 32])
 }
 
 /// An adapter to make: every weight drawn from `seed`, nothing zero.
 #[derive(Clone, Copy)]
-pub(super) struct Kind {
-    pub(super) family: Family,
-    pub(super) rank: usize,
+pub(crate) struct Kind {
+    pub(crate) family: Family,
+    pub(crate) rank: usize,
     /// None: all layers.
-    pub(super) layer: Option<usize>,
-    pub(super) labels: usize,
-    pub(super) problem: ProblemType,
-    pub(super) seed: u64,
+    pub(crate) layer: Option<usize>,
+    pub(crate) labels: usize,
+    pub(crate) problem: ProblemType,
+    pub(crate) seed: u64,
 }
 
 impl Kind {
-    pub(super) fn ner(seed: u64) -> Self {
+    pub(crate) fn ner(seed: u64) -> Self {
         let problem = ProblemType::SingleLabel;
         Self { family: Family::Ner, rank: 4, layer: Some(2), labels: 5, problem, seed }
     }
 
-    pub(super) fn classify(seed: u64) -> Self {
+    pub(crate) fn classify(seed: u64) -> Self {
         Self { family: Family::Classify, labels: 3, layer: Some(1), ..Self::ner(seed) }
     }
 
-    pub(super) fn bundle(self) -> AdapterBundle {
+    pub(crate) fn bundle(self) -> AdapterBundle {
         self.bundle_with(|rng| rng.random_range(-0.4..0.4))
     }
 
-    pub(super) fn bundle_with(self, mut weight: impl FnMut(&mut ChaCha8Rng) -> f32) -> AdapterBundle {
+    pub(crate) fn bundle_with(self, mut weight: impl FnMut(&mut ChaCha8Rng) -> f32) -> AdapterBundle {
         let config = LoraConfig {
             rank: self.rank,
             alpha: 8.0,
@@ -110,11 +110,11 @@ impl Kind {
         }
     }
 
-    pub(super) fn files(self) -> AdapterFiles {
+    pub(crate) fn files(self) -> AdapterFiles {
         self.bundle().to_files(&encoder()).unwrap()
     }
 
-    pub(super) fn resident(self, name: &str) -> Arc<ResidentAdapter> {
+    pub(crate) fn resident(self, name: &str) -> Arc<ResidentAdapter> {
         resident(name, self.bundle())
     }
 }
@@ -124,7 +124,7 @@ fn numbered((at, tag): (usize, &str)) -> String {
     if at < 5 { tag.to_owned() } else { format!("B-T{at}") }
 }
 
-pub(super) fn resident(name: &str, bundle: AdapterBundle) -> Arc<ResidentAdapter> {
+pub(crate) fn resident(name: &str, bundle: AdapterBundle) -> Arc<ResidentAdapter> {
     assert_eq!(LabelSet::new(bundle.card.labels.clone()).unwrap(), bundle.labels);
     let identity =
         AdapterIdentity { name: name.parse().unwrap(), version: 1, digest: fingerprint(), family: bundle.family() };
@@ -133,11 +133,11 @@ pub(super) fn resident(name: &str, bundle: AdapterBundle) -> Arc<ResidentAdapter
 
 /// What differs between the tests' services.
 #[derive(Clone, Copy)]
-pub(super) struct Settings {
-    pub(super) threads: usize,
-    pub(super) batch_tokens_max: usize,
-    pub(super) queue_tokens_max: usize,
-    pub(super) adapter_memory: usize,
+pub(crate) struct Settings {
+    pub(crate) threads: usize,
+    pub(crate) batch_tokens_max: usize,
+    pub(crate) queue_tokens_max: usize,
+    pub(crate) adapter_memory: usize,
 }
 
 impl Default for Settings {
@@ -147,16 +147,16 @@ impl Default for Settings {
 }
 
 /// A running service over a store of its own.
-pub(super) struct World {
+pub(crate) struct World {
     folder: TempDir,
-    pub(super) engine: Engine,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) inference: Inference,
+    pub(crate) engine: Engine,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) inference: Inference,
 }
 
 impl World {
     /// With these adapters published, in order; two of a name are two versions.
-    pub(super) async fn new(settings: Settings, adapters: &[(&str, Kind)]) -> Self {
+    pub(crate) async fn new(settings: Settings, adapters: &[(&str, Kind)]) -> Self {
         let folder = TempDir::new().unwrap();
         let world = Self::open(folder, settings).await;
         for &(name, kind) in adapters {
@@ -166,7 +166,7 @@ impl World {
     }
 
     /// A new service over the same store.
-    pub(super) async fn reopen(self, settings: Settings) -> Self {
+    pub(crate) async fn reopen(self, settings: Settings) -> Self {
         let Self { folder, .. } = self;
         Self::open(folder, settings).await
     }
@@ -187,12 +187,12 @@ impl World {
         Self { folder, engine, metrics, inference }
     }
 
-    pub(super) fn registry(&self) -> &Arc<Registry> {
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
         self.inference.registry()
     }
 
     /// Lets everything else run until `condition` holds.
-    pub(super) async fn until(&self, what: &str, condition: impl Fn(&Metrics) -> bool) {
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Metrics) -> bool) {
         let patience = Instant::now() + Duration::from_secs(20);
         while !condition(&self.metrics) {
             assert!(Instant::now() < patience, "{what} never came");
@@ -201,7 +201,7 @@ impl World {
     }
 }
 
-pub(super) fn request(adapter: &str, task: Task, texts: &[&str]) -> InferenceRequest {
+pub(crate) fn request(adapter: &str, task: Task, texts: &[&str]) -> InferenceRequest {
     InferenceRequest {
         task,
         adapter: Some(adapter.parse().unwrap()),
@@ -211,17 +211,17 @@ pub(super) fn request(adapter: &str, task: Task, texts: &[&str]) -> InferenceReq
     }
 }
 
-pub(super) fn ner(adapter: &str, texts: &[&str]) -> InferenceRequest {
+pub(crate) fn ner(adapter: &str, texts: &[&str]) -> InferenceRequest {
     request(adapter, Task::Ner(Default::default()), texts)
 }
 
-pub(super) fn classify(adapter: &str, texts: &[&str]) -> InferenceRequest {
+pub(crate) fn classify(adapter: &str, texts: &[&str]) -> InferenceRequest {
     request(adapter, Task::Classify(Default::default()), texts)
 }
 
 /// Labels and places equal, scores within `tolerance`.
 #[track_caller]
-pub(super) fn assert_same(a: &Answer, b: &Answer, tolerance: f32) {
+pub(crate) fn assert_same(a: &Answer, b: &Answer, tolerance: f32) {
     assert_eq!(a.adapter, b.adapter);
     let close = |x: f32, y: f32| assert!((x - y).abs() <= tolerance, "{x} is not {y}");
     match (&a.predictions, &b.predictions) {

@@ -1,5 +1,9 @@
 //! What several tests need.
 
+mod server;
+
+pub(crate) use server::TestServer;
+
 use std::path::Path;
 use std::sync::OnceLock;
 
