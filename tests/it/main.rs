@@ -10,6 +10,7 @@ mod contract;
 mod datasets;
 mod evaluation;
 mod fine_tune;
+mod gradients;
 mod grpc;
 mod inference;
 mod jobs;

@@ -11,7 +11,7 @@ mod product;
 mod rotary;
 mod softmax;
 #[cfg(test)]
-mod testing;
+pub(in crate::model) mod testing;
 mod threads;
 
 pub use activation::{activate, activate_backward, add, scale};

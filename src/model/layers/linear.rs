@@ -49,10 +49,11 @@ impl Linear {
 
     /// (tokens, in) to (tokens, out).
     pub(super) fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        let parts = self.parts(pass)?;
         if !x.device().is_cpu() {
-            self.plain(x, &parts, pass)
-        } else if x.track_op() || parts.iter().any(Part::is_tracked) {
+            return self.plain(x, pass);
+        }
+        let parts = self.parts(pass)?;
+        if x.track_op() || parts.iter().any(Part::is_tracked) {
             self.differentiable(x, &parts, pass)
         } else {
             self.fused(x, &parts)
@@ -136,13 +137,14 @@ impl Linear {
     }
 
     /// On other devices, and the reference of the other two in tests.
-    fn plain(&self, x: &Tensor, parts: &[Part<'_>], pass: &Pass<'_>) -> Result<Tensor> {
+    pub(super) fn plain(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+        let parts = self.parts(pass)?;
         let (tokens, (out, _)) = (x.dim(0)?, self.shape());
         let y = plain::linear(x, &self.weight, self.bias.as_ref())?;
         if parts.is_empty() {
             return Ok(y);
         }
-        let updates = cover(parts, tokens).map(|(rows, part)| {
+        let updates = cover(&parts, tokens).map(|(rows, part)| {
             let mut update = Tensor::zeros((rows.len(), out), x.dtype(), x.device())?;
             if let Some(delta) = part.and_then(|part| part.delta) {
                 let x = x.narrow(0, rows.start, rows.len())?;

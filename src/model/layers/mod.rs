@@ -9,6 +9,8 @@ mod dense;
 mod dropout;
 mod embeddings;
 mod function;
+#[cfg(test)]
+mod gradients;
 mod linear;
 mod norm;
 mod plain;

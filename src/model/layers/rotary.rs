@@ -46,7 +46,7 @@ impl Rotary {
         Ok(qkv)
     }
 
-    fn plain(&self, qkv: &Tensor, bounds: &[usize]) -> Result<Tensor> {
+    pub(super) fn plain(&self, qkv: &Tensor, bounds: &[usize]) -> Result<Tensor> {
         let hidden = qkv.dim(1)? / 3;
         let rows = |table: &Tensor| Tensor::cat(&plain::per_sequence(bounds, |_, len| table.narrow(0, 0, len))?, 0);
         let turned = plain::rotate(&qkv.narrow(1, 0, 2 * hidden)?.contiguous()?, &rows(&self.cos)?, &rows(&self.sin)?)?;
