@@ -9,6 +9,7 @@ use crate::domain::{
     Result, Tag,
 };
 use crate::serving::jobs::ports::{DataSource, Limits, Publisher, registered};
+use crate::serving::jobs::record::layers_to_json;
 use crate::training::dataset::{DatasetFamily, Example, Split};
 
 /// Fewer rows teach nothing; it is a mistake of the upload.
@@ -231,7 +232,9 @@ fn check_layers(choice: &LayerChoice, layers: usize, problems: &mut Vec<String>)
     };
     if !fits {
         let wanted = format!("the encoder has layers 0 to {}", layers.saturating_sub(1));
-        problems.push(format!("hyperparameters.layers: {choice:?} does not fit; {wanted}, each to be named once"));
+        let shown = layers_to_json(choice);
+        let shown = shown.as_str().map_or_else(|| shown.to_string(), str::to_owned);
+        problems.push(format!("hyperparameters.layers: {shown} does not fit; {wanted}, each to be named once"));
     }
 }
 

@@ -1,10 +1,13 @@
 //! What callers and the runner share: the journal, the jobs' folders, and the parts of the house a job needs.
 
-use std::path::PathBuf;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::domain::{Error, JobId, JobSpec, JobState, Result};
+use crate::serving::jobs::CheckpointView;
 use crate::serving::jobs::check::{JobData, check};
 use crate::serving::jobs::folder::{JobFolder, JobFolders};
 use crate::serving::jobs::journal::{Ending, Job, Journal};
@@ -12,7 +15,12 @@ use crate::serving::jobs::ports::{DataSource, Publisher, Trainer};
 use crate::serving::jobs::steering::Steering;
 use crate::telemetry::Metrics;
 
+/// A server that was killed a moment ago may still hold its lock.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(3);
+
 pub(super) struct Desk {
+    /// Held while this process runs the jobs of this state folder.
+    _lock: File,
     pub(super) journal: Journal,
     pub(super) folders: JobFolders,
     pub(super) steering: Steering,
@@ -35,13 +43,14 @@ pub(super) struct Parts {
 }
 
 impl Desk {
-    /// Opens the journal, queues again what was under way and sweeps what finished jobs left.
+    /// Opens the journal, alone (`conflict` if another process has it), queues again what was under way and sweeps what finished jobs left.
     pub(super) fn open(parts: Parts) -> Result<Self> {
         let Parts { trainer, publisher, data, metrics, state_dir, queue_max } = parts;
         let folders = JobFolders::open(state_dir.join("jobs"))?;
+        let lock = lock(&state_dir.join("jobs.lock"))?;
         let journal = Journal::open(&state_dir.join("jobs.sqlite"))?;
         let steering = Steering::default();
-        let desk = Self { journal, folders, steering, trainer, publisher, data, metrics, queue_max };
+        let desk = Self { _lock: lock, journal, folders, steering, trainer, publisher, data, metrics, queue_max };
         desk.recover("a restart")?;
         desk.sweep();
         Ok(desk)
@@ -145,6 +154,12 @@ impl Desk {
         }
     }
 
+    /// A finished job's are gone, or about to be.
+    pub(super) fn checkpoints(&self, id: &JobId) -> Result<Vec<CheckpointView>> {
+        let is_over = self.journal.job(id)?.view.status.is_final();
+        if is_over { Ok(Vec::new()) } else { self.folder(id).checkpoints() }
+    }
+
     /// `not_found` while there is none.
     pub(super) fn report(&self, id: &JobId) -> Result<serde_json::Value> {
         let job = self.journal.job(id)?;
@@ -154,5 +169,23 @@ impl Desk {
                 job.view.status
             ))
         })
+    }
+}
+
+/// Two runners on one journal would each take the other's jobs for interrupted ones. The system drops the lock with its process.
+fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path)?;
+    let patience = Instant::now() + LOCK_WAIT_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < patience => thread::sleep(Duration::from_millis(50)),
+            Err(TryLockError::WouldBlock) => {
+                let message =
+                    format!("another process runs the jobs of this state folder: it holds {}", path.display());
+                return Err(Error::conflict(message));
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::from(error).context(path.display())),
+        }
     }
 }

@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 
 use crate::domain::{Auto, Error, Result};
 
+/// Up to here every whole number has a float of its own.
+const FLOAT_EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+
 /// What is left to read of one object.
 pub(super) struct Fields {
     /// `hyperparameters.` or, of the outermost object, nothing.
@@ -86,8 +89,14 @@ pub(super) fn number(value: Value) -> Result<f64> {
 }
 
 pub(super) fn whole<T: TryFrom<u64>>(value: Value) -> Result<T> {
-    let fits = value.as_u64().and_then(|number| T::try_from(number).ok());
+    let fits = value.as_u64().or_else(|| whole_float(&value)).and_then(|number| T::try_from(number).ok());
     fits.ok_or_else(|| Error::invalid(format!("{value} is not a whole number from 0 that fits here")))
+}
+
+/// `8.0` is 8: some writers know no other numbers.
+fn whole_float(value: &Value) -> Option<u64> {
+    let number = value.as_f64()?;
+    (number.fract() == 0.0 && (0.0..FLOAT_EXACT_BELOW).contains(&number)).then_some(number as u64)
 }
 
 /// `"auto"`, or what `read` takes.

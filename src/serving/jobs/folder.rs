@@ -207,7 +207,12 @@ fn from_json<T: for<'a> Deserialize<'a>>(bytes: &[u8], path: &Path) -> Result<T>
 fn at(path: &Path, error: std::io::Error) -> Error {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     tracing::warn!(path = %path.display(), %error, "job file failed");
-    Error::from(error).context(format!("job file {name}"))
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::unavailable(format!("job file {name}: the disk is full")).with_source(error)
+        }
+        _ => Error::from(error).context(format!("job file {name}")),
+    }
 }
 
 #[cfg(test)]

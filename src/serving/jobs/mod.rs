@@ -131,7 +131,7 @@ impl Jobs {
         // One ring is as good as many.
         let (bell, ringing) = sync_channel(1);
         let (alive, runner) = watch::channel(());
-        let thread = Runner { desk: desk.clone(), bell: ringing, alive };
+        let thread = Runner { desk: desk.clone(), bell: ringing, _alive: alive };
         thread::Builder::new().name("jobs".to_owned()).spawn(move || thread.run())?;
         Ok(Self { inner: Arc::new(Inner { desk, bell, runner }) })
     }
@@ -195,7 +195,7 @@ impl Jobs {
 
     /// By step; none once the job is over.
     pub async fn checkpoints(&self, id: &JobId) -> Result<Vec<CheckpointView>> {
-        self.on_job(id, |desk, id| desk.journal.job(id).and_then(|_| desk.folder(id).checkpoints())).await
+        self.on_job(id, Desk::checkpoints).await
     }
 
     /// The evaluation report as JSON: `validation`, `test`, `gate`. `not_found` before the job is evaluated.

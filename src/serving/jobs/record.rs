@@ -143,7 +143,7 @@ fn read_layers(value: Value) -> Result<LayerChoice> {
     }
 }
 
-fn layers_to_json(layers: &LayerChoice) -> Value {
+pub(super) fn layers_to_json(layers: &LayerChoice) -> Value {
     match layers {
         LayerChoice::All => json!("all"),
         LayerChoice::Last(count) => json!(format!("last:{count}")),
@@ -210,7 +210,7 @@ mod tests {
     fn a_spec_survives_json_whatever_it_holds() {
         let small = r#"{"kind":"fine_tune","adapter":"a","family":"ner","data":{"train":"d:t"}}"#;
         let full = r#"{"kind":"fine_tune","adapter":"a","family":"ner","init_from":"b@3","data":{"train":"d:t"},"publish":"never",
-            "hyperparameters":{"epochs":3,"batch_size":16,"learning_rate":0.001,"layers":[4,5],"target_modules":["query","value"],
+            "hyperparameters":{"epochs":3.0,"batch_size":16,"learning_rate":0.001,"layers":[4,5],"target_modules":["query","value"],
             "seed":18446744073709551615,"dropout":0,"weight_decay":0.1,"warmup_ratio":0.5,"max_gradient_norm":2}}"#;
         let all_layers = r#"{"kind":"fine_tune","adapter":"a","family":"ner","data":{"train":"d:t"},"hyperparameters":{"layers":"all"}}"#;
         for json in [CONTRACT, small, full, all_layers] {
@@ -241,6 +241,7 @@ mod tests {
             ("data.dev", r#""a:b""#, "data.dev: unknown field; known here: train, validation, test"),
             ("hyperparameters.epochs", r#""ten""#, "hyperparameters.epochs: \"ten\" is not a whole number"),
             ("hyperparameters.epochs", "-1", "hyperparameters.epochs: -1 is not a whole number"),
+            ("hyperparameters.rank", "1e300", "hyperparameters.rank: 1e+300 is not a whole number"),
             ("hyperparameters.rank", "8.5", "hyperparameters.rank: 8.5 is not a whole number"),
             ("hyperparameters.layers", r#""last:x""#, "hyperparameters.layers: \"last:x\" is none of"),
             ("hyperparameters.layers", "[1, true]", "hyperparameters.layers: item 1: true is not"),

@@ -21,12 +21,13 @@ use crate::training::{Control, Evaluation, Outcome};
 /// Before a journal that failed (a full disk, say) is tried again.
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);
 
+/// Its fields go in their order: who sees `_alive` close may open the desk again.
 pub(super) struct Runner {
     pub(super) desk: Arc<Desk>,
     /// Rung when there may be work, and when it is time to stop.
     pub(super) bell: Receiver<()>,
     /// Closes when the thread ends.
-    pub(super) alive: watch::Sender<()>,
+    pub(super) _alive: watch::Sender<()>,
 }
 
 impl Runner {
@@ -48,7 +49,6 @@ impl Runner {
                 break;
             }
         }
-        drop(self.alive);
     }
 
     fn next(&self) -> Result<Option<Job>> {

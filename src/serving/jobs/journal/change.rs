@@ -59,9 +59,10 @@ impl<'a> Change<'a> {
         find(&self.transaction, id)
     }
 
-    /// Queued, running or paused.
+    /// Queued, running or paused, and not about to be cancelled: at most one job is.
     pub(super) fn unfinished(&self) -> Result<usize> {
-        let sql = format!("SELECT count(*) FROM jobs WHERE state IN ({})", states(|state| !state.is_final()));
+        let unfinished = states(|state| !state.is_final());
+        let sql = format!("SELECT count(*) FROM jobs WHERE state IN ({unfinished}) AND wish IS NOT 'cancel'");
         Ok(self.transaction.query_row(&sql, [], |row| row.get::<_, u32>(0))? as usize)
     }
 
