@@ -21,6 +21,9 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 /// A longer forecast says nothing.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
+/// Tokens of one request, unless the queue takes more: what one caller may keep in memory and in front of the others of its adapter.
+const REQUEST_TOKENS_MAX: usize = 65_536;
+
 /// Tokens of a text of `bytes`, special ones included, before it is tokenized.
 pub(super) fn guess_tokens(bytes: usize) -> usize {
     bytes / BYTES_PER_TOKEN + 2
@@ -107,21 +110,28 @@ impl Admission {
 
     /// Room for a request of about `guess` tokens. Without `wait`, `overloaded` at once if there is none, or if `deadline` cannot be met.
     pub(super) async fn admit(&self, guess: usize, now: Instant, deadline: Instant, wait: bool) -> Result<Permit> {
-        let guess = guess.clamp(1, self.tokens_max);
+        let guess = guess.clamp(1, self.share_max());
         let held = if wait { self.acquire(guess).await? } else { self.try_acquire(guess, now, deadline)? };
         let (free, idle) = (self.free.clone(), self.idle.clone());
         Ok(Permit { held: Some(held), free, tokens_max: self.tokens_max, idle, shown: Vec::new() })
     }
 
-    /// Makes the permit that of exactly `tokens`, now that they are counted. `payload_too_large` if that can never fit.
+    /// A request of more than half the queue is admitted as if it were half: it then waits for a half-empty queue, where counting all of it
+    /// would keep it out for ever.
+    fn share_max(&self) -> usize {
+        (self.tokens_max / 2).max(1)
+    }
+
+    /// Makes the permit that of exactly `tokens`, now that they are counted. `payload_too_large` past what one request may ask.
     pub(super) async fn settle(&self, permit: &mut Permit, tokens: usize, wait: bool) -> Result<()> {
-        if tokens > self.tokens_max {
+        let request_max = self.tokens_max.max(REQUEST_TOKENS_MAX);
+        if tokens > request_max {
             self.reject("too_large");
             return Err(Error::too_large(format!(
-                "the request has {tokens} tokens; at most {} are admitted at once: send fewer or shorter inputs",
-                self.tokens_max
+                "the request has {tokens} tokens; at most {request_max} are taken at once: send fewer or shorter inputs"
             )));
         }
+        let tokens = tokens.min(self.share_max());
         let held = permit.tokens();
         if tokens <= held {
             permit.give_back(held - tokens);
@@ -279,25 +289,43 @@ mod tests {
         let admission = admission(10);
         let now = Instant::now();
         let later = now + SECOND;
-        let mut first = admission.admit(6, now, later, false).await.unwrap();
+        let mut first = admission.admit(5, now, later, false).await.unwrap();
+        let third = admission.admit(1, now, later, false).await.unwrap();
         let refused = admission.admit(5, now, later, false).await.err().unwrap();
         assert_eq!(refused.kind(), ErrorKind::Overloaded);
         assert_eq!(refused.retry_after(), Some(RETRY_UNMEASURED));
+        drop(third);
         admission.settle(&mut first, 3, false).await.unwrap();
         let second = admission.admit(5, now, later, false).await.unwrap();
         assert_eq!(admission.queued(), 8);
-        assert_eq!(admission.settle(&mut first, 6, false).await.unwrap_err().kind(), ErrorKind::Overloaded);
-        assert_eq!(admission.settle(&mut first, 11, false).await.unwrap_err().kind(), ErrorKind::PayloadTooLarge);
+        let third = admission.admit(1, now, later, false).await.unwrap();
+        assert_eq!(admission.settle(&mut first, 5, false).await.unwrap_err().kind(), ErrorKind::Overloaded);
+        drop(third);
         drop((first, second));
         assert_eq!(admission.queued(), 0);
         assert!(admission.drained(now).await);
     }
 
     #[tokio::test]
+    async fn a_request_of_more_than_half_the_queue_wants_half_of_it_free_and_has_a_bound_of_its_own() {
+        let admission = admission(10);
+        let now = Instant::now();
+        let later = now + SECOND;
+        let mut large = admission.admit(1000, now, later, false).await.unwrap();
+        admission.settle(&mut large, 1000, false).await.unwrap();
+        assert_eq!((large.tokens(), admission.queued()), (5, 5));
+        let refused = admission.settle(&mut large, REQUEST_TOKENS_MAX + 1, false).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PayloadTooLarge);
+    }
+
+    #[tokio::test]
     async fn a_stream_waits_for_room_and_then_has_it() {
         let admission = admission(10);
         let now = Instant::now();
-        let held = admission.admit(10, now, now + SECOND, false).await.unwrap();
+        let held = (
+            admission.admit(5, now, now + SECOND, false).await.unwrap(),
+            admission.admit(5, now, now + SECOND, false).await.unwrap(),
+        );
         let (waited, ()) = tokio::join!(admission.admit(4, now, now + SECOND, true), async {
             tokio::task::yield_now().await;
             drop(held);

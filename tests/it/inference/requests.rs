@@ -234,15 +234,14 @@ async fn a_full_queue_refuses_at_once_and_lets_streams_wait() {
     assert!(refused.retry_after().is_some_and(|after| after > Duration::ZERO));
     assert_eq!(world.metrics.rejected.with_label_values(&["queue_full"]).get(), 1);
     let waiting = spawn(true);
-    let too_large = world.inference.infer(ner("places", &[text; 40])).await.unwrap_err();
-    assert_eq!(too_large.kind(), ErrorKind::Overloaded, "not counted yet: refused for the full queue");
+    let large = world.inference.infer(ner("places", &[text; 40])).await.unwrap_err();
+    assert_eq!(large.kind(), ErrorKind::Overloaded);
     drop(busy);
     for request in admitted.into_iter().chain([waiting]) {
         request.await.unwrap().unwrap();
     }
     assert!(world.inference.drained(Instant::now() + Duration::from_secs(20)).await);
-    let too_large = world.inference.infer(ner("places", &[text; 40])).await.unwrap_err();
-    assert_eq!(too_large.kind(), ErrorKind::PayloadTooLarge);
+    world.inference.infer(ner("places", &[text; 40])).await.expect("an idle server takes more than its queue's length");
 }
 
 #[tokio::test]
