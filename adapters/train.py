@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "acceptance"))
 from server import default_binary, serving  # noqa: E402
 
-# name, family, data sets (their rows are joined), what it is for
+# name, family, data sets (their rows are joined), what it is for; hyper-parameters are `auto`
 RECIPES = [
     ("everyday-entities", "ner", ["btc", "uner_ewt", "tweebank_ner", "wikigold", "redocred_ner"], "people, places and organisations in everyday text"),
     ("assistant-slots", "ner", ["hwu64_slots"], "dates, times, people, places and things in commands to an assistant"),
