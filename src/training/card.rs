@@ -77,17 +77,22 @@ pub(super) fn card(
     }
 }
 
+/// What the card tells of a run.
+pub(super) struct Account<'a> {
+    pub spec: &'a FineTuneSpec,
+    pub recipe: &'a Recipe,
+    /// Trained on.
+    pub rows: usize,
+    pub state: &'a State,
+    /// The run's digest: the same for every job with this spec, data and seed.
+    pub run: &'a str,
+    pub validation: &'a Evaluation,
+    pub test: Option<&'a Evaluation>,
+}
+
 /// The card's `training`.
-pub(super) fn account(
-    spec: &FineTuneSpec,
-    recipe: &Recipe,
-    rows: [usize; 2],
-    state: &State,
-    run: &str,
-    validation: &Evaluation,
-    test: Option<&Evaluation>,
-) -> Value {
-    let asked = &spec.hyperparameters;
+pub(super) fn account(account: &Account<'_>) -> Value {
+    let Account { spec, recipe, rows, state, run, validation, test } = account;
     let figures = |evaluation: &Evaluation| -> serde_json::Map<String, Value> {
         metrics(evaluation).into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
     };
@@ -96,18 +101,19 @@ pub(super) fn account(
             "train": spec.train.to_string(),
             "validation": spec.validation.as_ref().map_or_else(|| "a tenth of train".to_owned(), ToString::to_string),
             "test": spec.test.as_ref().map(ToString::to_string),
-            "rows": rows[0],
-            "validation_rows": rows[1],
+            "rows": rows,
+            "validation_rows": validation.rows,
         },
         "init_from": spec.init_from.as_ref().map(ToString::to_string),
-        "seed": asked.seed,
+        "seed": recipe.seed,
         "hyperparameters": {
             "epochs": recipe.epochs,
             "batch_size": recipe.batch_size,
             "learning_rate": recipe.learning_rate,
             "head_learning_rate": recipe.learning_rate * recipe.head_rate,
+            "weight_averaging": recipe.averaging,
             "warmup_steps": recipe.warmup_steps,
-            "dropout": asked.dropout,
+            "dropout": recipe.dropout,
             "weight_decay": recipe.weight_decay,
             "max_gradient_norm": recipe.max_gradient_norm,
             "early_stopping_patience": recipe.patience,

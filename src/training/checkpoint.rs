@@ -22,8 +22,12 @@ pub(super) struct State {
     /// Steps made.
     pub step: u64,
     pub weights: Vec<f32>,
+    /// The exponential mean of the weights so far: what is validated and kept.
+    pub average: Vec<f32>,
     pub adam: AdamW,
     pub best: Option<Best>,
+    /// The step after which the last validation was.
+    pub validated: u64,
     /// Epochs since the best one.
     pub stale_epochs: u32,
     /// One for each step.
@@ -41,7 +45,16 @@ pub(super) struct Best {
 impl State {
     pub(super) fn new(weights: Vec<f32>) -> Self {
         let adam = AdamW::new(weights.len());
-        Self { step: 0, weights, adam, best: None, stale_epochs: 0, losses: Vec::new() }
+        Self {
+            step: 0,
+            average: weights.clone(),
+            weights,
+            adam,
+            best: None,
+            validated: 0,
+            stale_epochs: 0,
+            losses: Vec::new(),
+        }
     }
 }
 
@@ -116,10 +129,12 @@ impl Checkpoints {
             ("threads".to_owned(), self.threads.to_string()),
             ("step".to_owned(), state.step.to_string()),
             ("updates".to_owned(), state.adam.updates.to_string()),
+            ("validated".to_owned(), state.validated.to_string()),
             ("stale_epochs".to_owned(), state.stale_epochs.to_string()),
         ]);
         let mut vectors = vec![
             ("weights", &state.weights),
+            ("average", &state.average),
             ("first_moment", &state.adam.first),
             ("second_moment", &state.adam.second),
             ("losses", &state.losses),
@@ -162,8 +177,10 @@ impl Checkpoints {
         let state = State {
             step: number(&metadata, "step")?,
             weights: vector("weights")?,
+            average: vector("average")?,
             adam,
             best: best.transpose()?,
+            validated: number(&metadata, "validated")?,
             stale_epochs: number(&metadata, "stale_epochs")?,
             losses: vector("losses")?,
         };
@@ -195,7 +212,16 @@ mod tests {
     fn state(step: u64) -> State {
         let best = Best { step: 7, score: 0.1 + 0.2, weights: vec![0.5, f32::MIN_POSITIVE] };
         let adam = AdamW { first: vec![1e-20, -3.5], second: vec![0.1, 0.2], updates: step };
-        State { step, weights: vec![1.5, -0.1], adam, best: Some(best), stale_epochs: 2, losses: vec![0.7; 3] }
+        State {
+            step,
+            weights: vec![1.5, -0.1],
+            average: vec![0.0, 0.3],
+            adam,
+            best: Some(best),
+            validated: 1,
+            stale_epochs: 2,
+            losses: vec![0.7; 3],
+        }
     }
 
     fn checkpoints(folder: &Path, run: &str) -> Checkpoints {

@@ -1,6 +1,6 @@
 //! Examples to sequences the encoder reads, and to the targets a loss wants. Leaves packing into tensors to `prefix`.
 
-use crate::domain::{Error, Family, LabelSet, LongText, Result, TextInput};
+use crate::domain::{Error, Family, LabelSet, LongText, Result, Tag, TextInput};
 use crate::text::{Fitted, Tokenizer, Window, fit};
 use crate::training::dataset::Example;
 use crate::training::objective::Targets;
@@ -18,6 +18,8 @@ pub(super) struct Prepared {
     pub fitted: Fitted,
     /// NER: the first token of each word; None for a word without tokens. Classification: empty.
     pub firsts: Vec<Option<usize>>,
+    /// NER: the word of each token.
+    pub words: Vec<Option<u32>>,
 }
 
 /// A split as the encoder reads it.
@@ -105,7 +107,7 @@ fn prepare(tokenizer: &Tokenizer, example: &Example, max_length: usize) -> Resul
     let encoding = tokenizer.encode(&input)?;
     let words = if let Example::Ner { words, .. } = example { words.len() } else { 0 };
     let fitted = fit(tokenizer, &encoding, max_length, long_text, stride)?;
-    Ok(Prepared { fitted, firsts: first_tokens(&encoding.words, words) })
+    Ok(Prepared { fitted, firsts: first_tokens(&encoding.words, words), words: encoding.words })
 }
 
 /// The first token of each of `count` words.
@@ -119,16 +121,20 @@ fn first_tokens(word_of_token: &[Option<u32>], count: usize) -> Vec<Option<usize
     firsts
 }
 
-/// A word's tag on its first token; every other position is not asked.
+/// A word's tag on its first token. Its other pieces continue the entity: who reads token by token then sees whole words.
 fn tag_targets(prepared: &Prepared, window: usize, tags: &[String], labels: &LabelSet) -> Targets {
-    let mut of_token = std::collections::HashMap::new();
-    for (first, tag) in prepared.firsts.iter().zip(tags) {
-        if let (Some(token), Some(label)) = (*first, labels.index_of(tag)) {
-            of_token.insert(token, label as u32);
-        }
-    }
+    let target = |token: usize| {
+        let word = prepared.words.get(token).copied().flatten()? as usize;
+        let tag = tags.get(word)?;
+        let is_first = prepared.firsts.get(word) == Some(&Some(token));
+        let label = match Tag::parse(tag).label() {
+            Some(label) if !is_first => labels.index_of(&format!("I-{label}")),
+            _ => labels.index_of(tag),
+        };
+        label.map(|label| label as u32)
+    };
     let positions = &prepared.fitted.windows[window].tokens;
-    Targets::One(positions.iter().map(|token| token.and_then(|token| of_token.get(&token).copied())).collect())
+    Targets::One(positions.iter().map(|token| token.and_then(target)).collect())
 }
 
 fn class_targets(gold: &[String], labels: &LabelSet, multi_label: bool) -> Result<Targets> {
@@ -160,16 +166,17 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_asked_at_its_first_token_alone() {
-        let firsts = first_tokens(&[Some(0), Some(1), Some(1), Some(3)], 4);
+    fn a_word_begins_at_its_first_token_and_goes_on_in_the_others() {
+        let words = vec![Some(0), Some(1), Some(1), Some(3)];
+        let firsts = first_tokens(&words, 4);
         assert_eq!(firsts, [Some(0), Some(1), None, Some(3)]);
         let fitted = Fitted { windows: vec![window(0..3), window(2..4)], truncated: false };
-        let prepared = Prepared { fitted, firsts };
+        let prepared = Prepared { fitted, firsts, words };
         let tags = ["O", "B-PER", "I-PER", "B-LOC"].map(str::to_owned);
         let set = labels(&["O", "B-PER", "I-PER", "B-LOC"]);
         let rows = |window| tag_targets(&prepared, window, &tags, &set);
-        assert_eq!(rows(0), Targets::One(vec![None, Some(0), Some(1), None, None]));
-        assert_eq!(rows(1), Targets::One(vec![None, None, Some(3), None]));
+        assert_eq!(rows(0), Targets::One(vec![None, Some(0), Some(1), Some(2), None]));
+        assert_eq!(rows(1), Targets::One(vec![None, Some(2), Some(3), None]));
     }
 
     #[test]

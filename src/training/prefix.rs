@@ -53,7 +53,7 @@ impl Prefix {
         let Some(kept) = &self.kept else {
             return lower_layers(encoder, sequences, which, self.layers);
         };
-        let rows: Vec<f32> = which.iter().flat_map(|&sequence| kept[sequence].iter().copied()).collect();
+        let rows = which.iter().map(|&sequence| kept[sequence].as_slice()).collect::<Vec<_>>().concat();
         let width = encoder.config().hidden_size;
         Ok(Tensor::from_vec(rows, (bounds(sequences, which)[which.len()], width), encoder.device())?)
     }

@@ -7,14 +7,12 @@ use crate::domain::{Error, GateMetric, Result};
 use crate::model::{Encoder, Mode};
 use crate::training::batches::{Draw, Epoch, seed_of, shards};
 use crate::training::checkpoint::{Best, Checkpoints, State};
-use crate::training::collate::Sequences;
 use crate::training::evaluate::Evaluation;
 use crate::training::fine_tune::{Control, Observer, TrainingEvent};
 use crate::training::objective::Targets;
 use crate::training::optimizer::{Group, clip};
 use crate::training::pace::Pace;
 use crate::training::predict::{Held, forward};
-use crate::training::prefix::Prefix;
 use crate::training::schedule::Schedule;
 use crate::training::settle::Recipe;
 use crate::training::variables::Variables;
@@ -29,9 +27,9 @@ pub(super) struct Trainer<'a> {
     /// Made of `variables`.
     pub adapter: &'a AdapterBundle,
     pub variables: &'a Variables,
-    pub sequences: &'a Sequences,
+    pub training: &'a Held<'a>,
+    /// Of each training sequence.
     pub targets: &'a [Targets],
-    pub prefix: &'a Prefix,
     pub validation: &'a Held<'a>,
     /// What the best epoch is chosen by.
     pub metric: GateMetric,
@@ -47,40 +45,49 @@ struct Share {
 }
 
 impl Trainer<'_> {
-    /// Trains until the recipe's end or until validation stops getting better. A stop leaves a checkpoint unless the run is cancelled.
+    /// Trains until the recipe's end or until validation stops getting better. A pause leaves a checkpoint of `state`.
     pub(super) fn run(&self, state: &mut State, observer: &mut dyn Observer) -> Run<Pace> {
+        let ended = self.advance(state, observer);
+        if let Err(Halt::Stopped(Control::Pause)) = ended {
+            self.save(state, observer)?;
+        }
+        ended
+    }
+
+    fn advance(&self, state: &mut State, observer: &mut dyn Observer) -> Run<Pace> {
         let mut pace = Pace::starting(Instant::now());
         let mut saved_at = Instant::now();
         let groups = self.variables.groups(self.recipe);
         let mut epoch = None;
-        while !self.is_over(state) {
-            self.obey(observer.control(), state, observer)?;
-            let batch = self.batch(state.step, &mut epoch);
-            let event = self.step(state, &batch, &groups, &mut pace)?;
-            observer.event(event);
-            let ends_epoch = state.step.is_multiple_of(self.recipe.steps_per_epoch);
-            if ends_epoch {
+        loop {
+            let owes_validation = state.step > state.validated && self.ends_epoch(state.step);
+            if owes_validation {
                 self.validate(state, observer)?;
             }
-            if ends_epoch || saved_at.elapsed() >= CHECKPOINT_EVERY {
+            if owes_validation || saved_at.elapsed() >= CHECKPOINT_EVERY {
                 self.save(state, observer)?;
                 saved_at = Instant::now();
             }
+            if self.is_over(state) {
+                return Ok(pace);
+            }
+            match observer.control() {
+                Control::Continue => {}
+                stop => return Err(Halt::Stopped(stop)),
+            }
+            let batch = self.batch(state.step, &mut epoch);
+            let event = self.step(state, &batch, &groups, &mut pace)?;
+            observer.event(event);
         }
-        Ok(pace)
+    }
+
+    fn ends_epoch(&self, step: u64) -> bool {
+        step.is_multiple_of(self.recipe.steps_per_epoch)
     }
 
     fn is_over(&self, state: &State) -> bool {
         let is_stale = self.recipe.patience > 0 && state.stale_epochs >= self.recipe.patience;
         state.step >= self.recipe.steps || is_stale
-    }
-
-    fn obey(&self, control: Control, state: &State, observer: &mut dyn Observer) -> Run<()> {
-        match control {
-            Control::Continue => Ok(()),
-            Control::Pause => self.save(state, observer).and(Err(Halt::Stopped(control))),
-            Control::Cancel => Err(Halt::Stopped(control)),
-        }
     }
 
     fn save(&self, state: &State, observer: &mut dyn Observer) -> Run<()> {
@@ -93,7 +100,7 @@ impl Trainer<'_> {
         let recipe = self.recipe;
         let (number, index) = (step / recipe.steps_per_epoch, step % recipe.steps_per_epoch);
         if current.as_ref().is_none_or(|&(known, _)| known != number) {
-            let epoch = Epoch::new(self.sequences.len(), recipe.batch_size, recipe.seed, number);
+            let epoch = Epoch::new(self.training.sequences.len(), recipe.batch_size, recipe.seed, number);
             *current = Some((number, epoch));
         }
         current.as_ref().map(|(_, epoch)| epoch.batch(index as usize).to_vec()).unwrap_or_default()
@@ -109,9 +116,10 @@ impl Trainer<'_> {
         let schedule = Schedule { peak: recipe.learning_rate, warmup_steps: recipe.warmup_steps, steps: recipe.steps };
         let learning_rate = schedule.learning_rate(state.step);
         state.adam.update(&mut state.weights, &gradient, groups, learning_rate);
+        blend(&mut state.average, &state.weights, self.recipe.averaging, state.step);
         state.step += 1;
         state.losses.push(loss as f32);
-        pace.count(batch.len(), batch.iter().map(|&row| self.sequences.tokens(row)).sum());
+        pace.count(batch.len(), batch.iter().map(|&row| self.training.sequences.tokens(row)).sum());
         let (rows_per_second, tokens_per_second) = pace.per_second(Instant::now());
         Ok(TrainingEvent::Step {
             step: state.step,
@@ -134,7 +142,7 @@ impl Trainer<'_> {
         let labels = self.adapter.labels.len();
         let terms: usize = batch.iter().map(|&row| self.targets[row].terms(labels)).sum();
         let scale = 1.0 / terms.max(1) as f64;
-        let shards = shards(batch, self.workers.0, |row| self.sequences.tokens(row));
+        let shards = shards(batch, self.workers.0, |row| self.training.sequences.tokens(row));
         let shares = self.workers.map(shards.len(), &mut || Control::Continue, |shard| {
             let seed = seed_of(self.recipe.seed, Draw::Dropout, [step, shard as u64]);
             self.share(shards[shard], scale, seed)
@@ -149,8 +157,9 @@ impl Trainer<'_> {
 
     /// `rows` forward and backward. The loss is worked out on plain numbers: `Σ logits·slope` has its gradient.
     fn share(&self, rows: &[usize], scale: f64, seed: u64) -> Result<Share> {
-        let mode = Mode::Train { dropout: self.recipe.dropout, seed };
-        let logits = forward(self.encoder, self.adapter, (self.sequences, self.prefix), rows, mode)?;
+        let mode = Mode::Train { dropout: self.recipe.dropout as f32, seed };
+        let logits =
+            forward(self.encoder, self.adapter, (&self.training.sequences, &self.training.prefix), rows, mode)?;
         let mut targets = self.targets[rows[0]].clone();
         rows[1..].iter().for_each(|&row| targets.extend(&self.targets[row]));
         let loss = targets.loss(&logits.flatten_all()?.to_vec1::<f32>()?, self.adapter.labels.len(), scale);
@@ -171,19 +180,26 @@ impl Trainer<'_> {
     }
 
     fn validate(&self, state: &mut State, observer: &mut dyn Observer) -> Run<()> {
-        self.variables.set(&state.weights)?;
+        self.variables.set(&state.average)?;
         let steer = &mut || observer.control();
         let evaluation = self.validation.evaluate(self.encoder, self.adapter, "validation", self.workers, steer)?;
         let score = evaluation.metric(self.metric).unwrap_or_default();
         let is_best = state.best.as_ref().is_none_or(|best| score > best.score);
         if is_best {
-            state.best = Some(Best { step: state.step, score, weights: state.weights.clone() });
+            state.best = Some(Best { step: state.step, score, weights: state.average.clone() });
         }
+        state.validated = state.step;
         state.stale_epochs = if is_best { 0 } else { state.stale_epochs + 1 };
         let (epoch, metrics) = (self.epoch(state), metrics(&evaluation));
         observer.event(TrainingEvent::Validation { step: state.step, epoch, metrics, best: is_best });
         Ok(())
     }
+}
+
+/// The exponential mean with `keep` of the old at each step; fewer at the beginning, where the old is the untrained.
+fn blend(average: &mut [f32], weights: &[f32], keep: f64, step: u64) {
+    let keep = keep.min((1 + step) as f64 / (10 + step) as f64) as f32;
+    average.iter_mut().zip(weights).for_each(|(mean, weight)| *mean = keep * *mean + (1.0 - keep) * weight);
 }
 
 /// The headline figures of a report.

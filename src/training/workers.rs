@@ -1,14 +1,18 @@
-//! Threads for training: named, with room for a recursive backward pass. Results come in order, whichever thread made them.
+//! Threads for training: named, of low priority, with room for a recursive backward pass. Results come in order, whichever thread made them.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 use crate::domain::{Error, Result};
+use crate::model::kernels::lower_priority;
 use crate::training::fine_tune::Control;
 
 /// candle's backward pass recurses over the graph; six layers need about a tenth of this, and untouched pages cost nothing.
 const STACK_BYTES: usize = 64 << 20;
+
+/// Serving goes first: a training thread takes what the request path leaves.
+const NICENESS: i32 = 10;
 
 /// Why a run ended before its end.
 #[derive(Debug)]
@@ -55,6 +59,7 @@ impl Workers {
                 let (sender, pieces, work) = (sender.clone(), &pieces, &work);
                 let builder = thread::Builder::new().name(format!("train-{index}")).stack_size(STACK_BYTES);
                 threads.push(builder.spawn_scoped(scope, move || {
+                    lower_priority(NICENESS);
                     while let Some(piece) = pieces() {
                         if sender.send((piece, work(piece))).is_err() {
                             break;

@@ -1,1 +1,408 @@
-//! Fine-tuning runs: learning, resuming, reproducibility, gradients.
+//! Whole fine-tuning runs on a tiny encoder and made-up data: they learn, they can be stopped anywhere, and they repeat to the byte.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use candle_core::Device;
+use trunkline::adapter::AdapterBundle;
+use trunkline::domain::{Auto, Digest, ErrorKind, Family, FineTuneSpec, GateMetric, Hyperparameters, LayerChoice};
+use trunkline::model::Encoder;
+use trunkline::text::Tokenizer;
+use trunkline::training::dataset::{Example, Split};
+use trunkline::training::{
+    Control, FineTuneSetup, Observer, Outcome, TrainedAdapter, TrainingEvent, evaluate_adapter, fine_tune,
+};
+
+const FILLERS: [&str; 8] = ["with", "from", "this", "using", "which", "each", "used", "then"];
+const THINGS: [[&str; 3]; 3] =
+    [["model", "dataset", "paper"], ["stack", "question", "answer"], ["token", "mask", "attention"]];
+
+fn tiny() -> (Arc<Encoder>, Arc<Tokenizer>) {
+    static TINY: OnceLock<(Arc<Encoder>, Arc<Tokenizer>)> = OnceLock::new();
+    let load = || {
+        let folder = Path::new("tests/fixtures/architectures/bert");
+        (Arc::new(Encoder::load(folder, &Device::Cpu).unwrap()), Arc::new(Tokenizer::load(folder).unwrap()))
+    };
+    TINY.get_or_init(load).clone()
+}
+
+fn fingerprint() -> Digest {
+    Digest::from_sha256(&[7; 32])
+}
+
+const EPOCHS: u32 = 12;
+
+/// Of a run on 96 rows in batches of 16.
+const STEPS: usize = 72;
+
+/// How far a row's things are apart.
+const APART: usize = 4;
+
+/// `length` words with things of one class among them, at `first`, `first + APART`, …: class, things and places change from row to row.
+fn words(row: usize, length: usize) -> (Vec<String>, usize, usize) {
+    let (class, first) = (row % 3, row / 3 % APART.min(length));
+    let mut words: Vec<String> = (0..length).map(|i| FILLERS[(row * 7 + i * 3 + i * i) % 8].to_owned()).collect();
+    for at in (first..length).step_by(APART) {
+        words[at] = THINGS[class][(row / 3 + at) % 3].to_owned();
+    }
+    (words, class, first)
+}
+
+fn classes(rows: std::ops::Range<usize>) -> Split {
+    let example = |row| {
+        let (words, class, _) = words(row, 3 + row % 5);
+        Example::Classify { text: words.join(" "), text_pair: None, labels: vec![format!("class-{class}")] }
+    };
+    Split { examples: rows.map(example).collect(), multi_label: false }
+}
+
+/// Rows with none, one or both of two labels.
+fn sets(rows: std::ops::Range<usize>) -> Split {
+    let example = |row: usize| {
+        let has = [row % 2 == 1, row / 2 % 2 == 1];
+        let chosen = |i: usize| if has[i] { THINGS[i][row / 4 % 3] } else { FILLERS[(row + i) % 8] };
+        let labels = (0..2).filter(|&i| has[i]).map(|i| format!("has-{i}")).collect();
+        Example::Classify { text: format!("{} with {}", chosen(0), chosen(1)), text_pair: None, labels }
+    };
+    Split { examples: rows.map(example).collect(), multi_label: true }
+}
+
+/// Rows of `length` words with entities of two words each.
+fn sentences(rows: std::ops::Range<usize>, length: usize) -> Split {
+    let example = |row| {
+        let (mut words, class, first) = words(row, length);
+        let mut tags = vec!["O".to_owned(); length];
+        for at in (first..length).step_by(APART) {
+            tags[at] = format!("B-T{class}");
+            if at + 1 < length {
+                words[at + 1] = "title".to_owned();
+                tags[at + 1] = format!("I-T{class}");
+            }
+        }
+        Example::Ner { words, tags }
+    };
+    Split { examples: rows.map(example).collect(), multi_label: false }
+}
+
+/// A run of our own: 96 rows, quick to learn.
+fn setup(family: Family, train: Split, validation: Split, folder: &Path) -> FineTuneSetup {
+    let (encoder, tokenizer) = tiny();
+    let hyperparameters = Hyperparameters {
+        epochs: Auto::Set(EPOCHS),
+        batch_size: Auto::Set(16),
+        learning_rate: Auto::Set(if family == Family::Ner { 1e-2 } else { 5e-3 }),
+        early_stopping_patience: 0,
+        ..Hyperparameters::default()
+    };
+    let spec = FineTuneSpec {
+        adapter: "tiny".parse().unwrap(),
+        family,
+        init_from: None,
+        train: "made-up:train".parse().unwrap(),
+        validation: Some("made-up:dev".parse().unwrap()),
+        test: None,
+        hyperparameters,
+        gate: None,
+        publish: Default::default(),
+    };
+    FineTuneSetup {
+        encoder,
+        tokenizer,
+        fingerprint: fingerprint(),
+        spec,
+        train,
+        validation: Some(validation),
+        test: None,
+        init: None,
+        checkpoint_folder: folder.join("checkpoints"),
+        threads: 2,
+        job_id: Some("job_1".to_owned()),
+    }
+}
+
+fn intents(folder: &Path) -> FineTuneSetup {
+    setup(Family::Classify, classes(0..96), classes(96..144), folder)
+}
+
+/// Notes every event; stops the run when `stop` says so.
+#[derive(Default)]
+struct Notes {
+    events: Vec<TrainingEvent>,
+    stop: Option<(u64, Control)>,
+}
+
+impl Notes {
+    fn stopping(step: u64, control: Control) -> Self {
+        Self { stop: Some((step, control)), ..Self::default() }
+    }
+
+    fn losses(&self) -> Vec<f64> {
+        let loss =
+            |event: &TrainingEvent| if let TrainingEvent::Step { loss, .. } = event { Some(*loss) } else { None };
+        self.events.iter().filter_map(loss).collect()
+    }
+
+    fn messages(&self) -> Vec<&str> {
+        let message = |event| if let &TrainingEvent::Message(ref text) = event { Some(text.as_str()) } else { None };
+        self.events.iter().filter_map(message).collect()
+    }
+
+    fn steps(&self) -> u64 {
+        let step =
+            |event: &TrainingEvent| if let TrainingEvent::Step { step, .. } = event { Some(*step) } else { None };
+        self.events.iter().filter_map(step).max().unwrap_or(0)
+    }
+}
+
+impl Observer for Notes {
+    fn event(&mut self, event: TrainingEvent) {
+        self.events.push(event);
+    }
+
+    fn control(&mut self) -> Control {
+        match self.stop {
+            Some((step, control)) if self.steps() >= step && !self.losses().is_empty() => control,
+            _ => Control::Continue,
+        }
+    }
+}
+
+fn finish(setup: FineTuneSetup, notes: &mut Notes) -> TrainedAdapter {
+    match fine_tune(setup, notes).unwrap() {
+        Outcome::Finished(trained) => *trained,
+        Outcome::Stopped(control) => panic!("stopped by {control:?}"),
+    }
+}
+
+fn score(trained: &TrainedAdapter, metric: GateMetric) -> f64 {
+    trained.validation.metric(metric).unwrap()
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn a_run_learns_to_tell_classes_apart() {
+    let folder = folder();
+    let mut setup = intents(folder.path());
+    setup.spec.hyperparameters.dropout = 0.0;
+    let mut notes = Notes::default();
+    let trained = finish(setup, &mut notes);
+    let losses = notes.losses();
+    assert_eq!(losses.len(), STEPS);
+    assert!((losses[0] - 3f64.ln()).abs() < 0.2, "a fresh head is undecided: {}", losses[0]);
+    assert!(losses[66..].iter().all(|loss| *loss < 0.5), "{:?}", &losses[66..]);
+    assert!(score(&trained, GateMetric::Accuracy) >= 0.9, "{:?}", trained.validation);
+}
+
+#[test]
+fn a_run_learns_to_tag() {
+    let folder = folder();
+    let setup = setup(Family::Ner, sentences(0..96, 6), sentences(96..144, 6), folder.path());
+    let trained = finish(setup, &mut Notes::default());
+    assert!(score(&trained, GateMetric::F1) >= 0.95, "{:?}", trained.validation);
+}
+
+#[test]
+fn a_run_learns_any_number_of_labels_a_row() {
+    let folder = folder();
+    let setup = setup(Family::Classify, sets(0..96), sets(96..144), folder.path());
+    let trained = finish(setup, &mut Notes::default());
+    assert!(score(&trained, GateMetric::MacroF1) >= 0.95, "{:?}", trained.validation);
+}
+
+#[test]
+fn rows_longer_than_max_length_are_read_to_their_end() {
+    let folder = folder();
+    let mut setup = setup(Family::Ner, sentences(0..96, 40), sentences(96..144, 40), folder.path());
+    setup.spec.hyperparameters.max_length = 16;
+    let trained = finish(setup, &mut Notes::default());
+    assert!(score(&trained, GateMetric::Recall) >= 0.9, "{:?}", trained.validation);
+}
+
+#[test]
+fn all_layers_and_chosen_modules_can_be_trained() {
+    for (layers, modules) in [(LayerChoice::All, None), (LayerChoice::These(vec![1]), Some(vec!["query".to_owned()]))] {
+        let folder = folder();
+        let mut setup = intents(folder.path());
+        setup.spec.hyperparameters.layers = layers;
+        setup.spec.hyperparameters.target_modules = modules;
+        setup.spec.hyperparameters.dropout = 0.0;
+        let mut notes = Notes::default();
+        finish(setup, &mut notes);
+        let losses = notes.losses();
+        let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+        assert!(mean(&losses[66..]) < mean(&losses[..6]) - 0.05, "{losses:?}");
+    }
+}
+
+#[test]
+fn the_same_setup_gives_the_same_bytes_and_another_seed_others() {
+    let run = |seed: u64| {
+        let folder = folder();
+        let mut setup = intents(folder.path());
+        setup.job_id = Some(format!("job_{}", folder.path().display()));
+        setup.spec.hyperparameters.seed = seed;
+        finish(setup, &mut Notes::default()).files
+    };
+    let first = run(1);
+    assert_eq!(first, run(1));
+    assert_ne!(first.weights, run(2).weights);
+}
+
+#[test]
+fn a_run_paused_anywhere_ends_with_the_bytes_of_an_undisturbed_one() {
+    let undisturbed = {
+        let folder = folder();
+        finish(intents(folder.path()), &mut Notes::default()).files
+    };
+    // in the first epoch, at an epoch's end, just after one, just before the end
+    for step in [1, 4, 6, 7, 40, 71] {
+        let folder = folder();
+        let mut notes = Notes::stopping(step, Control::Pause);
+        let outcome = fine_tune(intents(folder.path()), &mut notes).unwrap();
+        assert!(matches!(outcome, Outcome::Stopped(Control::Pause)));
+        assert_eq!(notes.steps(), step, "a pause is honoured at the next step");
+        let mut notes = Notes::default();
+        let resumed = finish(intents(folder.path()), &mut notes);
+        assert_eq!(notes.messages(), [format!("goes on from the checkpoint of step {step}")]);
+        assert_eq!(resumed.files, undisturbed, "paused at step {step}");
+    }
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_from_its_last_epoch() {
+    let folder = folder();
+    let undisturbed = finish(intents(folder.path()), &mut Notes::default()).files;
+    // what a kill leaves: the checkpoints so far, and a half-written one
+    let checkpoints = folder.path().join("checkpoints");
+    fs::remove_file(newest(&checkpoints)).unwrap();
+    fs::write(checkpoints.join("step-0000000072.tmp"), b"half").unwrap();
+    let mut notes = Notes::default();
+    let resumed = finish(intents(folder.path()), &mut notes);
+    assert_eq!(notes.messages(), ["goes on from the checkpoint of step 66"]);
+    assert_eq!(resumed.files, undisturbed);
+}
+
+fn newest(folder: &Path) -> PathBuf {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.max().unwrap()
+}
+
+#[test]
+fn a_checkpoint_of_other_data_is_not_gone_on_from() {
+    let folder = folder();
+    fine_tune(intents(folder.path()), &mut Notes::stopping(5, Control::Pause)).unwrap();
+    let mut other = intents(folder.path());
+    other.train = classes(1..97);
+    let mut notes = Notes::default();
+    finish(other, &mut notes);
+    assert_eq!(notes.losses().len(), STEPS);
+    assert!(notes.messages()[0].contains("belongs to another spec, data or backbone"), "{:?}", notes.messages());
+}
+
+#[test]
+fn a_cancelled_run_ends_at_the_next_step() {
+    let folder = folder();
+    let mut notes = Notes::stopping(3, Control::Cancel);
+    let outcome = fine_tune(intents(folder.path()), &mut notes).unwrap();
+    assert!(matches!(outcome, Outcome::Stopped(Control::Cancel)));
+    assert_eq!(notes.steps(), 3);
+    assert!(!folder.path().join("checkpoints").exists());
+}
+
+#[test]
+fn training_stops_when_validation_does_and_keeps_the_best_epoch() {
+    let folder = folder();
+    let mut setup = intents(folder.path());
+    setup.spec.hyperparameters.epochs = Auto::Set(60);
+    setup.spec.hyperparameters.early_stopping_patience = 2;
+    let mut notes = Notes::default();
+    let trained = finish(setup, &mut notes);
+    assert!(notes.steps() < 60 * 6, "it learns this long before 60 epochs");
+    let accuracy = |event: &TrainingEvent| match event {
+        TrainingEvent::Validation { metrics, best, .. } => Some((metrics[0].1, *best)),
+        _ => None,
+    };
+    let epochs: Vec<_> = notes.events.iter().filter_map(accuracy).collect();
+    let best = epochs.iter().map(|epoch| epoch.0).fold(0.0, f64::max);
+    assert_eq!(score(&trained, GateMetric::Accuracy), best, "{epochs:?}");
+    assert!(epochs[epochs.len() - 2..].iter().all(|epoch| !epoch.1), "{epochs:?}");
+}
+
+#[test]
+fn without_a_validation_split_a_tenth_is_held_out() {
+    let folder = folder();
+    let mut setup = intents(folder.path());
+    setup.validation = None;
+    setup.spec.validation = None;
+    let trained = finish(setup, &mut Notes::default());
+    assert_eq!(trained.validation.rows, 9);
+}
+
+#[test]
+fn the_files_evaluate_as_the_run_said_and_tell_how_they_came_to_be() {
+    let folder = folder();
+    let mut setup = intents(folder.path());
+    setup.test = Some(classes(144..200));
+    setup.spec.test = Some("made-up:test".parse().unwrap());
+    let trained = finish(setup, &mut Notes::default());
+    let (encoder, tokenizer) = tiny();
+    let bundle = AdapterBundle::read(&trained.files, &encoder, &fingerprint()).unwrap();
+    let again = evaluate_adapter(&encoder, &tokenizer, &bundle, &classes(144..200), "made-up:test", 1).unwrap();
+    assert_eq!(Some(again), trained.test);
+    let training = bundle.card.training.unwrap();
+    assert_eq!(training["data"]["train"], "made-up:train");
+    assert_eq!(training["data"]["rows"], 96);
+    assert_eq!(training["hyperparameters"]["learning_rate"], 5e-3);
+    assert_eq!(training["metrics"]["validation"]["accuracy"], score(&trained, GateMetric::Accuracy));
+    assert_eq!(bundle.card.labels, ["class-0", "class-1", "class-2"]);
+}
+
+#[test]
+fn a_run_that_starts_from_an_adapter_begins_where_that_one_ended() {
+    let folder = folder();
+    let mut first = intents(folder.path());
+    first.spec.hyperparameters.dropout = 0.0;
+    let trained = finish(first, &mut Notes::default());
+    let (encoder, _) = tiny();
+    let mut setup = intents(&folder.path().join("second"));
+    setup.init = Some(AdapterBundle::read(&trained.files, &encoder, &fingerprint()).unwrap());
+    setup.spec.hyperparameters.epochs = Auto::Set(1);
+    setup.spec.hyperparameters.dropout = 0.0;
+    let mut notes = Notes::default();
+    finish(setup, &mut notes);
+    assert!(notes.losses()[0] < 0.6, "{:?}", notes.losses());
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
+    let folder = folder();
+    let mut setup = intents(folder.path());
+    setup.spec.hyperparameters.learning_rate = Auto::Set(1e30);
+    let error = fine_tune(setup, &mut Notes::default()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert!(error.message().contains("at step "), "{error}");
+}
+
+#[test]
+fn data_that_cannot_train_is_refused_with_the_reason() {
+    let check = |change: &dyn Fn(&mut FineTuneSetup), expected: &str| {
+        let folder = folder();
+        let mut setup = intents(folder.path());
+        change(&mut setup);
+        let error = fine_tune(setup, &mut Notes::default()).err().unwrap();
+        assert_eq!((error.kind(), error.message()), (ErrorKind::Unprocessable, expected));
+    };
+    let one_class = || Split { examples: classes(0..96).examples.into_iter().step_by(3).collect(), multi_label: false };
+    check(&|setup| setup.train = one_class(), "the training data has 1 labels; at least two are wanted");
+    check(&|setup| setup.train = sentences(0..3, 4), "row 1 is no classify example");
+    let none = "0 rows to train on and 48 to validate on; at least one of each is wanted";
+    check(&|setup| setup.train = Split::default(), none);
+    let none = "96 rows to train on and 0 to validate on; at least one of each is wanted";
+    check(&|setup| setup.validation = Some(Split::default()), none);
+    let layer = "layers names layer 9; the backbone has 0 to 2";
+    check(&|setup| setup.spec.hyperparameters.layers = LayerChoice::These(vec![9]), layer);
+}

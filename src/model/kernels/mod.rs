@@ -21,7 +21,7 @@ pub use matrix::{Mat, MatMut};
 pub use norm::{NormWeights, layer_norm, layer_norm_backward};
 pub use product::{multiply, multiply_add};
 pub use rotary::{Angles, Turn, rotate};
-pub use threads::single_threaded_pools;
+pub use threads::{lower_priority, single_threaded_pools};
 
 /// The instruction set the kernels found on this machine.
 pub fn kernel_name() -> &'static str {

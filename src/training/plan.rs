@@ -1,0 +1,136 @@
+//! What a run trains, by which numbers, from where: settled before the first step. Leaves the steps to `trainer`.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::adapter::AdapterBundle;
+use crate::domain::{Digest, Error, LabelSet, Result};
+use crate::training::card::{card, lora_config};
+use crate::training::checkpoint::{Checkpoints, State};
+use crate::training::data::Data;
+use crate::training::fine_tune::{FineTuneSetup, Observer, TrainingEvent};
+use crate::training::pace::Pace;
+use crate::training::predict::Held;
+use crate::training::settle::Recipe;
+use crate::training::trainer::Trainer;
+use crate::training::variables::Variables;
+use crate::training::workers::{Run, Workers};
+
+/// What is trained, by which numbers, from where.
+pub(super) struct Plan {
+    /// Before training; its tensors are no variables.
+    fresh: AdapterBundle,
+    /// Made of `variables`.
+    pub adapter: AdapterBundle,
+    variables: Variables,
+    /// The variables' first values.
+    initial: Vec<f32>,
+    pub recipe: Recipe,
+    pub checkpoints: Checkpoints,
+}
+
+impl Plan {
+    pub(super) fn new(setup: &FineTuneSetup, data: &Data) -> Result<Self> {
+        let fresh = fresh_adapter(setup, &data.labels)?;
+        let (adapter, variables) = Variables::of(&fresh, &setup.encoder)?;
+        let recipe = Recipe::settle(setup.spec.family, &setup.spec.hyperparameters, data.training.len());
+        let initial = variables.flat()?;
+        let checkpoints = Checkpoints {
+            folder: setup.checkpoint_folder.clone(),
+            run: run_digest(setup, &recipe, data, &initial),
+            threads: setup.threads,
+        };
+        Ok(Self { fresh, adapter, variables, initial, recipe, checkpoints })
+    }
+
+    pub(super) fn settled(&self) -> TrainingEvent {
+        TrainingEvent::Settled {
+            epochs: self.recipe.epochs,
+            batch_size: self.recipe.batch_size as u32,
+            learning_rate: self.recipe.learning_rate,
+            steps: self.recipe.steps,
+        }
+    }
+
+    pub(super) fn train(
+        &self,
+        setup: &FineTuneSetup,
+        data: &Data,
+        [training, validation]: [&Held<'_>; 2],
+        observer: &mut dyn Observer,
+    ) -> Run<(State, Pace)> {
+        let trainer = Trainer {
+            encoder: &setup.encoder,
+            adapter: &self.adapter,
+            variables: &self.variables,
+            training,
+            targets: &training.sequences.targets(&data.training, &data.labels, setup.train.multi_label)?,
+            validation,
+            metric: setup.selection_metric(),
+            recipe: &self.recipe,
+            workers: Workers(setup.threads),
+            checkpoints: &self.checkpoints,
+        };
+        let mut state = resume(&self.checkpoints, &self.initial, observer)?;
+        let pace = trainer.run(&mut state, observer)?;
+        Ok((state, pace))
+    }
+
+    /// The adapter of the best epoch.
+    pub(super) fn adapter_of(&self, setup: &FineTuneSetup, state: &State) -> Result<AdapterBundle> {
+        let best = state.best.as_ref().map_or(&state.average, |best| &best.weights);
+        self.fresh.with_tensors(&setup.encoder, &self.variables.tensors(best)?)
+    }
+}
+
+/// A new adapter, or a copy of the one to start from: of its head too where it has the same labels.
+fn fresh_adapter(setup: &FineTuneSetup, labels: &LabelSet) -> Result<AdapterBundle> {
+    let spec = &setup.spec;
+    let config = match &setup.init {
+        Some(init) => init.config.clone(),
+        None => lora_config(spec.family, &spec.hyperparameters, &setup.encoder)?,
+    };
+    let card = card(spec, labels, setup.train.multi_label, &setup.fingerprint, setup.max_length());
+    let fresh = AdapterBundle::fresh(config, card, &setup.encoder, spec.hyperparameters.seed)?;
+    let Some(init) = &setup.init else { return Ok(fresh) };
+    if init.family() != spec.family {
+        return Err(Error::conflict(format!(
+            "init_from is an adapter of family {}; {} is wanted",
+            init.family(),
+            spec.family
+        )));
+    }
+    let own: Vec<String> = fresh.trainable().into_iter().map(|(name, _)| name).collect();
+    let same_labels = init.labels == *labels;
+    let kept =
+        init.trainable().into_iter().filter(|(name, _)| own.contains(name) && (same_labels || name.contains("lora_")));
+    fresh.with_tensors(&setup.encoder, &kept.collect())
+}
+
+/// The newest checkpoint of this very run, or its beginning.
+fn resume(checkpoints: &Checkpoints, initial: &[f32], observer: &mut dyn Observer) -> Result<State> {
+    let (found, passed_over) = checkpoints.latest()?;
+    passed_over.into_iter().for_each(|message| observer.event(TrainingEvent::Message(message)));
+    let Some(found) = found else { return Ok(State::new(initial.to_vec())) };
+    observer.event(TrainingEvent::Message(format!("goes on from the checkpoint of step {}", found.state.step)));
+    if found.threads != checkpoints.threads {
+        observer.event(TrainingEvent::Message(format!(
+            "the checkpoint was made with {} threads, this run has {}: the last bits of the result may differ",
+            found.threads, checkpoints.threads
+        )));
+    }
+    Ok(found.state)
+}
+
+/// Digest of everything that decides the run's course but the number of threads.
+fn run_digest(setup: &FineTuneSetup, recipe: &Recipe, data: &Data, initial: &[f32]) -> String {
+    let mut hasher = Sha256::new();
+    // Debug forms quote their strings, so no two rows read alike
+    hasher.update(format!("{} {recipe:?} {:?}\n", setup.fingerprint, setup.selection_metric()));
+    hasher.update(format!("{} {:?} {}\n", setup.spec.family, data.labels, setup.max_length()));
+    initial.iter().for_each(|number| hasher.update(number.to_le_bytes()));
+    for example in data.training.iter().chain(&data.validation) {
+        hasher.update(format!("{example:?}\n"));
+    }
+    hasher.update(data.training.len().to_le_bytes());
+    Digest::from_sha256(&hasher.finalize().into()).to_string()
+}
