@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
-    Components, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response,
+    ComponentsBuilder, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response,
     ResponseBuilder, ServerBuilder,
 };
 use utoipa::{IntoResponses, ToSchema as _};
@@ -24,7 +25,7 @@ of those adapters. Every answer carries `x-request-id` and `server-timing`; ever
 
 /// The OpenAPI document, pretty-printed with a final newline.
 pub fn openapi_json() -> String {
-    let mut json = http::document().to_pretty_json().expect("the document is plain data");
+    let mut json = described(http::document()).to_pretty_json().expect("the document is plain data");
     json.push('\n');
     json
 }
@@ -38,7 +39,7 @@ pub(super) fn head() -> OpenApi {
         .description(Some(DESCRIPTION))
         .license(Some(license));
     let tag = |name: &str, about: &str| TagBuilder::new().name(name).description(Some(about)).build();
-    let mut components = Components::new();
+    let mut components = ComponentsBuilder::new().schema_from::<Problem>().build();
     components
         .add_security_scheme("key", SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()));
     OpenApiBuilder::new()
@@ -51,6 +52,24 @@ pub(super) fn head() -> OpenApi {
         ]))
         .components(Some(components))
         .build()
+}
+
+/// Every response needs a description; where there is nothing to add, it is the status's own words.
+fn described(mut document: OpenApi) -> OpenApi {
+    let operations = document
+        .paths
+        .paths
+        .values_mut()
+        .flat_map(|item| [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten());
+    for (status, response) in operations.flat_map(|operation| &mut operation.responses.responses) {
+        let words = status.parse().ok().and_then(|status: StatusCode| status.canonical_reason());
+        if let (RefOr::T(response), Some(words)) = (response, words)
+            && response.description.is_empty()
+        {
+            words.clone_into(&mut response.description);
+        }
+    }
+    document
 }
 
 /// `/openapi.json` and `/docs`, which asks nothing of the outside network.

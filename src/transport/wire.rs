@@ -36,7 +36,7 @@ pub(super) struct TextPair {
     pub(super) text_pair: String,
 }
 
-/// What [`Inputs`] reads, for the document alone.
+/// One text, or a list of texts, pre-split words and pairs.
 #[derive(ToSchema)]
 #[schema(as = Inputs)]
 #[serde(untagged)]
@@ -50,6 +50,7 @@ pub(super) enum InputsSchema {
     List(Vec<InputSchema>),
 }
 
+/// One input.
 #[derive(ToSchema)]
 #[schema(as = Input)]
 #[serde(untagged)]
@@ -215,6 +216,12 @@ impl Serialize for Time {
         serializer.serialize_str(&time.format(&Rfc3339).map_err(serde::ser::Error::custom)?)
     }
 }
+
+/// A file, for the document alone.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[allow(dead_code)]
+pub(super) struct Binary(Vec<u8>);
 
 /// A page of things.
 #[derive(Debug, Serialize, ToSchema)]

@@ -1,10 +1,12 @@
 //! What is committed is what the code and `proto/` generate. `UPDATE=1` writes it instead; review the diff.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::Path;
 
 use prost::Message as _;
+use serde_json::Value;
 
 const PROTO_FILES: [&str; 2] = ["trunkline/v1/inference.proto", "trunkline/v1/admin.proto"];
 const HEAD: &str = "// Generated from proto/trunkline/v1 by tests/it/contract.rs; never edited.\n";
@@ -12,6 +14,38 @@ const HEAD: &str = "// Generated from proto/trunkline/v1 by tests/it/contract.rs
 #[test]
 fn the_openapi_document_is_what_the_routes_say() {
     check("openapi/openapi.json", trunkline::transport::openapi_json().as_bytes());
+}
+
+#[test]
+fn the_openapi_document_is_whole() {
+    let document: Value = serde_json::from_str(&trunkline::transport::openapi_json()).unwrap();
+    for reference in strings_under(&document, "$ref") {
+        let path = reference.strip_prefix('#').expect("a reference within the document");
+        assert!(document.pointer(path).is_some(), "{reference} leads nowhere");
+    }
+    let mut ids = BTreeSet::new();
+    for id in strings_under(&document, "operationId") {
+        assert!(ids.insert(id), "{id} names two operations");
+    }
+    let operations =
+        document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+    for operation in operations {
+        assert!(ids.contains(operation["operationId"].as_str().unwrap()) && operation["summary"].is_string());
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            assert!(response["description"].is_string(), "{} {status} has no description", operation["operationId"]);
+        }
+    }
+}
+
+/// Every string under `key`, wherever it is.
+fn strings_under<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
+    let children: Vec<&Value> = match value {
+        Value::Object(fields) => fields.values().collect(),
+        Value::Array(items) => items.iter().collect(),
+        _ => return Vec::new(),
+    };
+    let below = children.into_iter().flat_map(|child| strings_under(child, key));
+    value.get(key).and_then(Value::as_str).into_iter().chain(below).collect()
 }
 
 #[test]

@@ -195,6 +195,17 @@ async fn a_drain_ends_a_stream_after_what_it_read() {
 }
 
 #[tokio::test]
+async fn a_call_whose_client_left_is_counted_as_cancelled() {
+    let server = TestServer::start().await;
+    let mut client = InferenceClient::new(server.grpc().await);
+    let (_open, receiver) = tokio::sync::mpsc::channel(1);
+    let answers = client.ner_stream(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap();
+    drop(answers);
+    let labels = ["/trunkline.v1.Inference/NerStream", "", "cancelled"];
+    server.world.until("the count", |metrics| metrics.requests.with_label_values(&labels).get() == 1).await;
+}
+
+#[tokio::test]
 async fn the_admin_service_mirrors_the_admin_routes() {
     let server = TestServer::start().await;
     let mut client = AdminClient::new(server.grpc().await);

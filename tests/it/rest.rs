@@ -404,7 +404,7 @@ async fn a_dataset_upload_is_answered_with_the_doctors_report() {
 
 fn rows(count: usize) -> String {
     let row = |at: usize| {
-        let (label, text) = if at % 2 == 0 { ("spam", "win money") } else { ("ham", "see you") };
+        let (label, text) = if at.is_multiple_of(2) { ("spam", "win money") } else { ("ham", "see you") };
         json!({"text": format!("{text} number {at}"), "label": label}).to_string() + "\n"
     };
     (0..count).map(row).collect()

@@ -11,7 +11,7 @@ use crate::transport::openapi::Failures;
 use crate::transport::wire::{Deleted, List, adapter_name};
 
 /// All aliases
-#[utoipa::path(get, path = "/v1/admin/aliases", tag = "admin", responses((status = 200, body = List<Alias>), Failures), security(("key" = [])))]
+#[utoipa::path(get, path = "/v1/admin/aliases", operation_id = "list_aliases", tag = "admin", responses((status = 200, body = List<Alias>), Failures), security(("key" = [])))]
 pub(in crate::transport) async fn list(call: Call) -> Answer<List<Alias>> {
     let aliases = call.inference().registry().aliases();
     Answer(List::all(aliases.iter().map(|(name, alias)| Alias::new(name, alias)).collect()))
@@ -19,7 +19,7 @@ pub(in crate::transport) async fn list(call: Call) -> Answer<List<Alias>> {
 
 /// One alias
 #[utoipa::path(
-    get, path = "/v1/admin/aliases/{alias}", tag = "admin", params(("alias" = String, Path)),
+    get, path = "/v1/admin/aliases/{alias}", operation_id = "get_alias", tag = "admin", params(("alias" = String, Path)),
     responses((status = 200, body = Alias), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn get(call: Call, Path(alias): Path<String>) -> Result<Answer<Alias>, Failure> {
@@ -29,7 +29,7 @@ pub(in crate::transport) async fn get(call: Call, Path(alias): Path<String>) -> 
 
 /// Creates or replaces an alias: a weighted split, and a shadow
 #[utoipa::path(
-    put, path = "/v1/admin/aliases/{alias}", tag = "admin", params(("alias" = String, Path)), request_body = AliasSpec,
+    put, path = "/v1/admin/aliases/{alias}", operation_id = "put_alias", tag = "admin", params(("alias" = String, Path)), request_body = AliasSpec,
     responses((status = 200, body = Alias), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn put(
@@ -44,7 +44,7 @@ pub(in crate::transport) async fn put(
 
 /// Removes an alias; its adapters stay
 #[utoipa::path(
-    delete, path = "/v1/admin/aliases/{alias}", tag = "admin", params(("alias" = String, Path)),
+    delete, path = "/v1/admin/aliases/{alias}", operation_id = "delete_alias", tag = "admin", params(("alias" = String, Path)),
     responses((status = 200, body = Deleted), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn delete(call: Call, Path(alias): Path<String>) -> Result<Answer<Deleted>, Failure> {

@@ -10,14 +10,14 @@ use crate::transport::extract::Json;
 use crate::transport::openapi::Failures;
 
 /// The resident backbone
-#[utoipa::path(get, path = "/v1/admin/backbone", tag = "admin", responses((status = 200, body = Backbone), Failures), security(("key" = [])))]
+#[utoipa::path(get, path = "/v1/admin/backbone", operation_id = "get_backbone", tag = "admin", responses((status = 200, body = Backbone), Failures), security(("key" = [])))]
 pub(in crate::transport) async fn get(call: Call) -> Answer<Backbone> {
     Answer((&call.services().backbone).into())
 }
 
 /// Confirms the resident backbone; another one is a conflict
 #[utoipa::path(
-    post, path = "/v1/admin/backbone/activate", tag = "admin", request_body = ActivateBackbone,
+    post, path = "/v1/admin/backbone/activate", operation_id = "activate_backbone", tag = "admin", request_body = ActivateBackbone,
     responses((status = 200, body = Backbone), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn activate(

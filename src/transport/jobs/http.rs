@@ -18,7 +18,7 @@ use crate::transport::wire::List;
 
 /// Queues a training job
 #[utoipa::path(
-    post, path = "/v1/admin/jobs", tag = "admin", request_body = FineTuneSpec,
+    post, path = "/v1/admin/jobs", operation_id = "create_job", tag = "admin", request_body = FineTuneSpec,
     responses((status = 201, body = Job), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn create(call: Call, JsonBytes(spec): JsonBytes) -> Result<Response, Failure> {
@@ -29,7 +29,7 @@ pub(in crate::transport) async fn create(call: Call, JsonBytes(spec): JsonBytes)
 
 /// Jobs, newest first
 #[utoipa::path(
-    get, path = "/v1/admin/jobs", tag = "admin", params(JobsQuery),
+    get, path = "/v1/admin/jobs", operation_id = "list_jobs", tag = "admin", params(JobsQuery),
     responses((status = 200, body = List<Job>), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn list(
@@ -43,7 +43,7 @@ pub(in crate::transport) async fn list(
 
 /// One job
 #[utoipa::path(
-    get, path = "/v1/admin/jobs/{id}", tag = "admin", params(("id" = String, Path)),
+    get, path = "/v1/admin/jobs/{id}", operation_id = "get_job", tag = "admin", params(("id" = String, Path)),
     responses((status = 200, body = Job), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn get(call: Call, Path(id): Path<String>) -> Result<Answer<Job>, Failure> {
@@ -52,7 +52,7 @@ pub(in crate::transport) async fn get(call: Call, Path(id): Path<String>) -> Res
 
 /// Ends a job
 #[utoipa::path(
-    post, path = "/v1/admin/jobs/{id}/cancel", tag = "admin", params(("id" = String, Path)),
+    post, path = "/v1/admin/jobs/{id}/cancel", operation_id = "cancel_job", tag = "admin", params(("id" = String, Path)),
     responses((status = 200, body = Job), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn cancel(call: Call, Path(id): Path<String>) -> Result<Answer<Job>, Failure> {
@@ -61,7 +61,7 @@ pub(in crate::transport) async fn cancel(call: Call, Path(id): Path<String>) -> 
 
 /// Stops a job at its next step, with a checkpoint
 #[utoipa::path(
-    post, path = "/v1/admin/jobs/{id}/pause", tag = "admin", params(("id" = String, Path)),
+    post, path = "/v1/admin/jobs/{id}/pause", operation_id = "pause_job", tag = "admin", params(("id" = String, Path)),
     responses((status = 200, body = Job), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn pause(call: Call, Path(id): Path<String>) -> Result<Answer<Job>, Failure> {
@@ -70,7 +70,7 @@ pub(in crate::transport) async fn pause(call: Call, Path(id): Path<String>) -> R
 
 /// Goes on with a paused job
 #[utoipa::path(
-    post, path = "/v1/admin/jobs/{id}/resume", tag = "admin", params(("id" = String, Path)),
+    post, path = "/v1/admin/jobs/{id}/resume", operation_id = "resume_job", tag = "admin", params(("id" = String, Path)),
     responses((status = 200, body = Job), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn resume(call: Call, Path(id): Path<String>) -> Result<Answer<Job>, Failure> {
@@ -79,7 +79,7 @@ pub(in crate::transport) async fn resume(call: Call, Path(id): Path<String>) -> 
 
 /// A job's events as a list, or with `accept: text/event-stream` as a stream that ends with the job
 #[utoipa::path(
-    get, path = "/v1/admin/jobs/{id}/events", tag = "admin",
+    get, path = "/v1/admin/jobs/{id}/events", operation_id = "list_job_events", tag = "admin",
     params(("id" = String, Path), EventsQuery, ("last-event-id" = Option<u64>, Header, description = "Of a stream: the last event seen")),
     responses((status = 200, content((List<Event> = "application/json"), (Event = "text/event-stream"))), (status = 204, description = "Of a stream that is resumed after the job's last event"), Failures),
     security(("key" = [])),
@@ -101,7 +101,7 @@ pub(in crate::transport) async fn events(
 
 /// A job's checkpoints
 #[utoipa::path(
-    get, path = "/v1/admin/jobs/{id}/checkpoints", tag = "admin", params(("id" = String, Path)),
+    get, path = "/v1/admin/jobs/{id}/checkpoints", operation_id = "list_checkpoints", tag = "admin", params(("id" = String, Path)),
     responses((status = 200, body = List<Checkpoint>), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn checkpoints(
@@ -114,7 +114,7 @@ pub(in crate::transport) async fn checkpoints(
 
 /// A job's evaluation report: `validation`, `test`, `gate`
 #[utoipa::path(
-    get, path = "/v1/admin/jobs/{id}/report", tag = "admin", params(("id" = String, Path)),
+    get, path = "/v1/admin/jobs/{id}/report", operation_id = "get_report", tag = "admin", params(("id" = String, Path)),
     responses((status = 200, body = serde_json::Value), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn report(
