@@ -3,12 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus::IntGauge;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
 use crate::domain::{Error, Result};
-use crate::telemetry::Metrics;
+use crate::telemetry::{IntGauge, Metrics};
 
 /// English has 4 to 5 bytes a token. A guess for what is not tokenized yet: corrected as soon as it is.
 const BYTES_PER_TOKEN: usize = 4;

@@ -5,3 +5,5 @@ mod metrics;
 
 pub use logging::{LogFormat, init_logging};
 pub use metrics::Metrics;
+/// One series, for those who hold on to theirs.
+pub use prometheus::IntGauge;

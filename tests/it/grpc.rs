@@ -197,11 +197,11 @@ async fn a_drain_ends_a_stream_after_what_it_read() {
 #[tokio::test]
 async fn a_call_whose_client_left_is_counted_as_cancelled() {
     let server = TestServer::start().await;
-    let mut client = InferenceClient::new(server.grpc().await);
-    let (_open, receiver) = tokio::sync::mpsc::channel(1);
-    let answers = client.ner_stream(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap();
-    drop(answers);
-    let labels = ["/trunkline.v1.Inference/NerStream", "", "cancelled"];
+    let mut client = HealthClient::new(server.grpc().await);
+    let mut watch = client.watch(HealthCheckRequest { service: String::new() }).await.unwrap().into_inner();
+    watch.next().await.unwrap().unwrap();
+    drop(watch);
+    let labels = ["/grpc.health.v1.Health/Watch", "", "cancelled"];
     server.world.until("the count", |metrics| metrics.requests.with_label_values(&labels).get() == 1).await;
 }
 
