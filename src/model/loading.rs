@@ -133,7 +133,7 @@ impl Loader<'_> {
         let (out, width) = self.config.linear_shape(role);
         let weight = self.weights.get(&format!("{path}.weight"), &[out, width])?;
         let bias = self.weights.get_if(self.config.has_bias(role), &format!("{path}.bias"), &[out])?;
-        Ok(Linear::new(site, weight, bias))
+        Ok(Linear::new(site, &weight, bias)?)
     }
 
     fn layer_norm(&self, layer: usize, name: &str) -> Result<Norm> {

@@ -22,7 +22,7 @@ impl Function<3> for Dense {
     const NAME: &'static str = "dense";
 
     fn forward(&self, [x, weight, bias]: [Mat<'_>; 3]) -> Result<(Vec<f32>, usize)> {
-        Ok((affine(x, weight, Some(bias.row(0))), weight.rows()))
+        Ok((affine(x, weight.t(), Some(bias.row(0))), weight.rows()))
     }
 
     fn backward(

@@ -12,7 +12,7 @@ use crate::model::{Delta, Site};
 /// `y = x·Wᵀ + b`, and what adapters add at this site. The weights get no gradient.
 pub(crate) struct Linear {
     site: Site,
-    /// (out, in)
+    /// Wᵀ, (in, out): packing it for a product of few rows takes half as long as packing W.
     weight: Tensor,
     /// (out)
     bias: Option<Tensor>,
@@ -34,13 +34,14 @@ impl Part<'_> {
 }
 
 impl Linear {
-    pub(crate) fn new(site: Site, weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { site, weight, bias }
+    /// `weight` as checkpoints keep it, (out, in).
+    pub(crate) fn new(site: Site, weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        Ok(Self { site, weight: weight.t()?.contiguous()?, bias })
     }
 
     /// (out, in)
     pub(crate) fn shape(&self) -> (usize, usize) {
-        (self.weight.dims()[0], self.weight.dims()[1])
+        (self.weight.dims()[1], self.weight.dims()[0])
     }
 
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
@@ -140,7 +141,7 @@ impl Linear {
     pub(super) fn plain(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let parts = self.parts(pass)?;
         let (tokens, (out, _)) = (x.dim(0)?, self.shape());
-        let y = plain::linear(x, &self.weight, self.bias.as_ref())?;
+        let y = plain::linear(x, &self.weight.t()?, self.bias.as_ref())?;
         if parts.is_empty() {
             return Ok(y);
         }
@@ -173,28 +174,29 @@ fn cover<'p, 'a>(parts: &'p [Part<'a>], tokens: usize) -> impl Iterator<Item = (
     pieces.into_iter().filter(|(rows, _)| !rows.is_empty())
 }
 
-/// `x·Wᵀ + b`
+/// `x·weight + bias`: (rows, in)·(in, out) + (out).
 pub(super) fn affine(x: Mat<'_>, weight: Mat<'_>, bias: Option<&[f32]>) -> Vec<f32> {
-    let (rows, cols) = (x.rows(), weight.rows());
+    let (rows, cols) = (x.rows(), weight.cols());
     let mut y;
     if let Some(bias) = bias {
         y = bias.repeat(rows);
-        multiply_add(MatMut::new(&mut y, rows, cols), 1.0, x, weight.t());
+        multiply_add(MatMut::new(&mut y, rows, cols), 1.0, x, weight);
     } else {
         y = vec![0.0; rows * cols];
-        multiply(MatMut::new(&mut y, rows, cols), 1.0, x, weight.t());
+        multiply(MatMut::new(&mut y, rows, cols), 1.0, x, weight);
     }
     y
 }
 
 /// `y += scale·x·Aᵀ·Bᵀ`
 fn add_update(y: MatMut<'_>, x: Mat<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32) {
-    let narrow = affine(x, a, None);
+    let narrow = affine(x, a.t(), None);
     multiply_add(y, scale, Mat::new(&narrow, x.rows(), a.rows()), b.t());
 }
 
 /// The base product alone.
 struct Frozen {
+    /// (in, out)
     weight: Tensor,
     bias: Option<Tensor>,
 }
@@ -203,10 +205,7 @@ impl Frozen {
     /// `gradient·W`
     fn pull(&self, gradient: Mat<'_>) -> Result<Vec<f32>> {
         let weight = floats(&self.weight)?;
-        let weight = weight.mat()?;
-        let mut dx = vec![0.0; gradient.rows() * weight.cols()];
-        multiply(MatMut::new(&mut dx, gradient.rows(), weight.cols()), 1.0, gradient, weight);
-        Ok(dx)
+        Ok(affine(gradient, weight.mat()?.t(), None))
     }
 }
 
@@ -216,7 +215,7 @@ impl Function<1> for Frozen {
     fn forward(&self, [x]: [Mat<'_>; 1]) -> Result<(Vec<f32>, usize)> {
         let weight = floats(&self.weight)?;
         let bias = self.bias.as_ref().map(floats).transpose()?;
-        Ok((affine(x, weight.mat()?, bias.as_deref()), weight.mat()?.rows()))
+        Ok((affine(x, weight.mat()?, bias.as_deref()), weight.mat()?.cols()))
     }
 
     fn backward(&self, _: [Mat<'_>; 1], gradient: Mat<'_>, _: [bool; 1]) -> Result<[Option<Vec<f32>>; 1]> {
@@ -275,7 +274,7 @@ impl Function<3> for Adapted {
         let narrow = Mat::new(&narrow, tokens, rank);
         let (mut da, mut db) = (vec![0.0; rank * a.cols()], vec![0.0; b.rows() * rank]);
         self.dropped(x, |x| {
-            let u = affine(x, a, None);
+            let u = affine(x, a.t(), None);
             multiply(MatMut::new(&mut da, rank, a.cols()), 1.0, narrow.t(), x);
             multiply(MatMut::new(&mut db, b.rows(), rank), self.scale, gradient.t(), Mat::new(&u, tokens, rank));
         });
