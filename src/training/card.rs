@@ -6,27 +6,23 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::adapter::{AdapterCard, LoraConfig, TargetModules};
-use crate::domain::{Digest, Error, Family, FineTuneSpec, Hyperparameters, LabelSet, LayerChoice, ProblemType, Result};
-use crate::model::{Architecture, Encoder};
+use crate::domain::{Digest, Error, FineTuneSpec, Hyperparameters, LabelSet, LayerChoice, ProblemType, Result};
+use crate::model::Encoder;
 use crate::training::checkpoint::State;
 use crate::training::evaluate::Evaluation;
 use crate::training::settle::Recipe;
 use crate::training::trainer::metrics;
 
-/// LoRA as `asked` for, on this encoder.
-pub(super) fn lora_config(family: Family, asked: &Hyperparameters, encoder: &Encoder) -> Result<LoraConfig> {
+/// LoRA as `asked` for, on this encoder. A pooler stays as the backbone has it: the measured recipe trains no copy of it.
+pub(super) fn lora_config(asked: &Hyperparameters, encoder: &Encoder) -> Result<LoraConfig> {
     let layers = chosen_layers(&asked.layers, encoder.config().layers)?;
     let modules = asked.target_modules.clone().unwrap_or_else(|| linears_of(encoder, &layers));
-    // BERT's pooler was trained for another task; its copy goes with the adapter
-    let trains_pooler = family == Family::Classify && encoder.config().architecture == Architecture::Bert;
-    let saved = if trains_pooler { vec!["classifier".to_owned(), "pooler".to_owned()] } else { Vec::new() };
     Ok(LoraConfig {
         rank: asked.rank,
         alpha: asked.alpha,
         lora_dropout: asked.dropout,
         target_modules: TargetModules::Suffixes(modules),
         layers_to_transform: Some(layers),
-        modules_to_save: saved,
         ..LoraConfig::default()
     })
 }
