@@ -17,7 +17,7 @@ pub(super) fn forward(encoder: &Encoder, sequences: &[BatchSequence]) -> Result<
     let plan = Plan::new(sequences, encoder.config().layers);
     let layout = plan.answers();
     let (hidden, computed) = run_stages(encoder, &plan, &layout)?;
-    let logits = all_logits(encoder, &plan, &layout, &hidden, &wants_head(&plan, sequences));
+    let logits = all_logits(&plan, &layout, &hidden, &wants_head(&plan, sequences));
     let output = |(sequence, &branch): (&BatchSequence, &usize)| match &sequence.work {
         Work::Head(_) => logits[branch].clone().unwrap_or_else(|| Err(Error::internal("a head was not run"))),
         Work::Embed(_, parameters) => embedding(&hidden, lane(&layout, branch), parameters),
@@ -57,19 +57,13 @@ fn wants_head(plan: &Plan<'_>, sequences: &[BatchSequence]) -> Vec<bool> {
 }
 
 /// Logits of each branch; a head that fails, fails for its own branches only.
-fn all_logits(
-    encoder: &Encoder,
-    plan: &Plan<'_>,
-    layout: &Layout,
-    hidden: &Tensor,
-    wanted: &[bool],
-) -> Vec<Option<Result<Output>>> {
+fn all_logits(plan: &Plan<'_>, layout: &Layout, hidden: &Tensor, wanted: &[bool]) -> Vec<Option<Result<Output>>> {
     let mut logits = vec![None; plan.branches.len()];
     for (run, adapter) in plan.adapters() {
         if !wanted[run.clone()].contains(&true) {
             continue;
         }
-        match head_logits(encoder, adapter, hidden, &layout.bounds[run.start..=run.end]) {
+        match head_logits(adapter, hidden, &layout.bounds[run.start..=run.end]) {
             Ok(matrices) => run.zip(matrices).for_each(|(at, matrix)| logits[at] = Some(Ok(Output::Logits(matrix)))),
             Err(error) => run.for_each(|at| logits[at] = Some(Err(error.clone()))),
         }
@@ -78,12 +72,12 @@ fn all_logits(
 }
 
 /// One matrix a sequence of the adapter's segment; `bounds` as in the whole batch.
-fn head_logits(encoder: &Encoder, adapter: &ResidentAdapter, hidden: &Tensor, bounds: &[usize]) -> Result<Vec<Matrix>> {
+fn head_logits(adapter: &ResidentAdapter, hidden: &Tensor, bounds: &[usize]) -> Result<Vec<Matrix>> {
     let start = bounds[0];
     let own: Vec<usize> = bounds.iter().map(|bound| bound - start).collect();
     let segment = hidden.narrow(0, start, own[own.len() - 1])?;
     let head = &adapter.bundle.head;
-    let logits = head.forward(encoder, &segment, &own, Mode::Eval)?;
+    let logits = head.forward(&segment, &own, Mode::Eval)?;
     let labels = logits.dim(1)?;
     let values = to_floats(&logits)?;
     let rows_of = |i: usize| match head.kind() {

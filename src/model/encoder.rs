@@ -48,7 +48,7 @@ impl Packed {
 pub enum Mode {
     Eval,
     /// Dropout before every adapter's A and before a head's dense layers; the frozen network itself drops nothing.
-    /// `seed` names the draw (a counter-based generator): same seed, same mask.
+    /// Where no variable is, nothing is dropped. `seed` names the draw (a counter-based generator): same seed, same mask.
     Train {
         dropout: f32,
         seed: u64,
@@ -186,9 +186,9 @@ fn is_of_head(name: &str) -> bool {
     name.starts_with("head.") || name.contains("pooler.")
 }
 
-/// Whether `bounds` cut `tokens` into sequences, from 0.
+/// Whether `bounds` cut `tokens` into sequences, none of them empty, from 0.
 pub(super) fn check_bounds(bounds: &[usize], tokens: usize) -> Result<()> {
-    if bounds.first() == Some(&0) && bounds.last() == Some(&tokens) && bounds.is_sorted() {
+    if bounds.first() == Some(&0) && bounds.last() == Some(&tokens) && bounds.is_sorted_by(|a, b| a < b) {
         return Ok(());
     }
     Err(Error::internal(format!("bounds {bounds:?} do not cut {tokens} tokens into sequences")))

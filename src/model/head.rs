@@ -200,8 +200,7 @@ impl Head {
 
     /// Logits: `hidden` (tokens, hidden) of this head's own segment; `bounds` are the segment's, from 0.
     /// (tokens, labels) for a token head, (sequences, labels) for a sequence head.
-    pub fn forward(&self, encoder: &Encoder, hidden: &Tensor, bounds: &[usize], mode: Mode) -> Result<Tensor> {
-        let _ = encoder;
+    pub fn forward(&self, hidden: &Tensor, bounds: &[usize], mode: Mode) -> Result<Tensor> {
         check_bounds(bounds, hidden.dim(0)?)?;
         Ok(self.logits(hidden, bounds, mode)?)
     }

@@ -33,7 +33,7 @@ pub(super) fn forward(
     let segments = SegmentAdapters(vec![(0..bounds[which.len()], &adapter.lora)]);
     let layers = prefix.layers..encoder.config().layers;
     let hidden = encoder.forward(&hidden, &bounds, &segments, layers, mode)?;
-    adapter.head.forward(encoder, &hidden, &bounds, mode)
+    adapter.head.forward(&hidden, &bounds, mode)
 }
 
 impl<'a> Held<'a> {

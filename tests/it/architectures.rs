@@ -94,6 +94,12 @@ fn modernbert_equals_the_reference() {
 }
 
 #[test]
+fn an_empty_batch_has_no_hidden_states() {
+    let encoder = Encoder::load(&PathBuf::from("tests/fixtures/architectures/bert"), &Device::Cpu).expect("an encoder");
+    assert!(hidden(&encoder, &[]).is_empty());
+}
+
+#[test]
 fn a_bad_batch_is_an_error_and_no_panic() {
     let encoder = Encoder::load(&PathBuf::from("tests/fixtures/architectures/bert"), &Device::Cpu).expect("an encoder");
     let batch = |ids: Vec<u32>, types: Vec<u32>, bounds: Vec<usize>| Packed { ids, type_ids: types, bounds };
@@ -101,6 +107,7 @@ fn a_bad_batch_is_an_error_and_no_panic() {
         (batch(vec![600], vec![0], vec![0, 1]), "token id 600"),
         (batch(vec![1], vec![2], vec![0, 1]), "segment id 2"),
         (batch(vec![1, 2], vec![0, 0], vec![0, 1]), "do not cut 2 tokens"),
+        (batch(vec![1, 2], vec![0, 0], vec![0, 1, 1, 2]), "do not cut 2 tokens"),
         (batch(vec![1; 131], vec![0; 131], vec![0, 131]), "131 tokens is longer than the backbone's 130"),
     ] {
         let error = encoder.embed(&packed).expect_err(named);

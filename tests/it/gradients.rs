@@ -66,7 +66,7 @@ impl Setup {
         let hidden = encoder.embed(&self.packed).expect("embeddings");
         let hidden =
             encoder.forward(&hidden, bounds, &segments, 0..encoder.config().layers, mode).expect("hidden states");
-        let logits = head.forward(encoder, &hidden, bounds, mode).expect("logits");
+        let logits = head.forward(&hidden, bounds, mode).expect("logits");
         (&logits * draw(logits.dims(), 77)).and_then(|x| x.sum_all()).expect("a loss")
     }
 

@@ -73,7 +73,7 @@ fn run(items: &[Item<'_>]) -> Vec<Option<Vec<Vec<f32>>>> {
 
 fn head(adapter: &AdapterBundle, hidden: &Tensor, tokens: std::ops::Range<usize>) -> Vec<Vec<f32>> {
     let own = hidden.narrow(0, tokens.start, tokens.len()).expect("the segment");
-    let logits = adapter.head.forward(&ENCODER, &own, &[0, tokens.len()], Mode::Eval).expect("logits");
+    let logits = adapter.head.forward(&own, &[0, tokens.len()], Mode::Eval).expect("logits");
     logits.to_vec2().expect("a matrix of f32")
 }
 

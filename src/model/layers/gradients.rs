@@ -6,7 +6,8 @@ use candle_core::{Device, Result, Tensor, Var};
 
 use super::attention::attention;
 use super::linear::Linear;
-use super::{Norm, Pass, Place, Rotary, activate, activate_gated, dense, dropout, plain};
+use super::{Norm, Pass, Place, Rotary};
+use super::{activate, activate_gated, dense, dropout, first_rows, mean_rows, plain};
 use crate::model::kernels::testing::{assert_close, numbers};
 use crate::model::{Activation, Delta, Linear as Role, LoraWeights, Mode, SegmentAdapters, Site};
 
@@ -197,4 +198,13 @@ fn rotary_positions() {
     let copied = |x: &Tensor| if x.track_op() { Ok(x.clone()) } else { x.copy() };
     let run = |x: &[Tensor]| rotary.forward(copied(&x[0])?, &bounds);
     check("rotary", &[tensor(9, 24, 1)], run, |x| rotary.plain(&x[0], &bounds));
+}
+
+#[test]
+fn pooling() {
+    let bounds = [0, 1, 8, 9];
+    let first = |x: &[Tensor]| plain::means(&x[0], &[0..1, 1..2, 8..9]);
+    check("first rows", &[tensor(9, 33, 1)], |x| first_rows(&x[0], &bounds), first);
+    let mean = |x: &[Tensor]| plain::means(&x[0], &[0..1, 1..8, 8..9]);
+    check("means", &[tensor(9, 33, 1)], |x| mean_rows(&x[0], &bounds), mean);
 }

@@ -12,10 +12,7 @@ use crate::model::{Delta, Site};
 /// `y = x·Wᵀ + b`, and what adapters add at this site. The weights get no gradient.
 pub(crate) struct Linear {
     site: Site,
-    /// Wᵀ, (in, out): packing it for a product of few rows takes half as long as packing W.
-    weight: Tensor,
-    /// (out)
-    bias: Option<Tensor>,
+    base: Base,
 }
 
 /// What one adapter changes here.
@@ -36,16 +33,17 @@ impl Part<'_> {
 impl Linear {
     /// `weight` as checkpoints keep it, (out, in).
     pub(crate) fn new(site: Site, weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        Ok(Self { site, weight: weight.t()?.contiguous()?, bias })
+        Ok(Self { site, base: Base { weight: weight.t()?.contiguous()?, bias } })
     }
 
     /// (out, in)
     pub(crate) fn shape(&self) -> (usize, usize) {
-        (self.weight.dims()[1], self.weight.dims()[0])
+        let dims = self.base.weight.dims();
+        (dims[1], dims[0])
     }
 
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        std::iter::once(&self.weight).chain(&self.bias)
+        std::iter::once(&self.base.weight).chain(&self.base.bias)
     }
 
     /// (tokens, in) to (tokens, out).
@@ -83,8 +81,7 @@ impl Linear {
         let x = x.contiguous()?;
         let x = floats(&x)?;
         let x = x.mat()?;
-        let mut y = self.product(x)?;
-        let cols = self.shape().0;
+        let (mut y, cols) = self.base.forward([x])?;
         for part in parts {
             let mut y = MatMut::new(&mut y, x.rows(), cols);
             let mut y = y.block(part.rows.clone(), 0..cols);
@@ -99,13 +96,6 @@ impl Linear {
             }
         }
         matrix(y, cols)
-    }
-
-    /// `x·Wᵀ + b`
-    fn product(&self, x: Mat<'_>) -> Result<Vec<f32>> {
-        let weight = floats(&self.weight)?;
-        let bias = self.bias.as_ref().map(floats).transpose()?;
-        Ok(affine(x, weight.mat()?, bias.as_deref()))
     }
 
     /// Each part by an operation of its own, the rows between them by the base alone.
@@ -123,7 +113,7 @@ impl Linear {
     }
 
     fn piece(&self, x: &Tensor, part: Option<&Part<'_>>, pass: &Pass<'_>) -> Result<Tensor> {
-        let base = Frozen { weight: self.weight.clone(), bias: self.bias.clone() };
+        let base = self.base.clone();
         let y = match part.and_then(|part| part.delta) {
             Some(delta) => {
                 let dropout = Place::Site(self.site).dropout(pass.mode);
@@ -141,7 +131,7 @@ impl Linear {
     pub(super) fn plain(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let parts = self.parts(pass)?;
         let (tokens, (out, _)) = (x.dim(0)?, self.shape());
-        let y = plain::linear(x, &self.weight.t()?, self.bias.as_ref())?;
+        let y = plain::linear(x, &self.base.weight.t()?, self.base.bias.as_ref())?;
         if parts.is_empty() {
             return Ok(y);
         }
@@ -195,13 +185,15 @@ fn add_update(y: MatMut<'_>, x: Mat<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32) {
 }
 
 /// The base product alone.
-struct Frozen {
-    /// (in, out)
+#[derive(Clone)]
+struct Base {
+    /// Wᵀ, (in, out): packing it for a product of few rows takes half as long as packing W.
     weight: Tensor,
+    /// (out)
     bias: Option<Tensor>,
 }
 
-impl Frozen {
+impl Base {
     /// `gradient·W`
     fn pull(&self, gradient: Mat<'_>) -> Result<Vec<f32>> {
         let weight = floats(&self.weight)?;
@@ -209,7 +201,7 @@ impl Frozen {
     }
 }
 
-impl Function<1> for Frozen {
+impl Function<1> for Base {
     const NAME: &'static str = "frozen linear";
 
     fn forward(&self, [x]: [Mat<'_>; 1]) -> Result<(Vec<f32>, usize)> {
@@ -225,7 +217,7 @@ impl Function<1> for Frozen {
 
 /// `x·Wᵀ + b + scale·dropout(x)·Aᵀ·Bᵀ` of x, A and B.
 struct Adapted {
-    base: Frozen,
+    base: Base,
     scale: f32,
     dropout: Option<Dropout>,
 }

@@ -14,6 +14,7 @@ mod gradients;
 mod linear;
 mod norm;
 mod plain;
+mod pooling;
 mod rotary;
 
 use std::sync::Arc;
@@ -27,7 +28,8 @@ pub(super) use dropout::{Place, dropout};
 pub(super) use embeddings::Embeddings;
 pub(super) use linear::Linear;
 pub(super) use norm::Norm;
-pub(super) use plain::{first_rows, layer_norm, mean_rows};
+pub(super) use plain::layer_norm;
+pub(super) use pooling::{first_rows, mean_rows};
 pub(super) use rotary::Rotary;
 
 /// What all layers of one forward pass share.

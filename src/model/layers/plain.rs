@@ -1,6 +1,8 @@
 //! The layers in tensor operations that have gradients everywhere: what other devices run, and what the kernels are
 //! tested against.
 
+use std::ops::Range;
+
 use candle_core::{D, Result, Tensor};
 use candle_nn::ops::softmax;
 
@@ -65,16 +67,10 @@ pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[turned_first, turned_second], 2)?.reshape((tokens, width))
 }
 
-/// The first row of each sequence.
-pub(crate) fn first_rows(hidden: &Tensor, bounds: &[usize]) -> Result<Tensor> {
-    let rows = per_sequence(bounds, |start, _| hidden.narrow(0, start, 1))?;
-    Tensor::cat(&rows, 0)
-}
-
-/// The mean of each sequence's rows.
-pub(crate) fn mean_rows(hidden: &Tensor, bounds: &[usize]) -> Result<Tensor> {
-    let rows = per_sequence(bounds, |start, len| hidden.narrow(0, start, len)?.mean_keepdim(0))?;
-    Tensor::cat(&rows, 0)
+/// The mean of each range of rows.
+pub(super) fn means(hidden: &Tensor, ranges: &[Range<usize>]) -> Result<Tensor> {
+    let mean = |rows: &Range<usize>| hidden.narrow(0, rows.start, rows.len())?.mean_keepdim(0);
+    Tensor::cat(&ranges.iter().map(mean).collect::<Result<Vec<_>>>()?, 0)
 }
 
 /// `of(start, length)` of each sequence.
