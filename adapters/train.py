@@ -27,7 +27,6 @@ RECIPES = [
     ("bank-intents", "classify", ["banking77"], "what a bank's customer wants (77 intents)"),
     ("assistant-intents", "classify", ["clinc150"], "what a user of an assistant wants (150 intents, and out of scope)"),
     ("emotion", "classify", ["goemotions"], "the emotion of a comment (27, and neutral)"),
-    ("pii", "ner", ["pii_synth"], "personal data: names, addresses, numbers (made-up text)"),
     ("sms-spam", "classify", ["sms_spam"], "spam or not, in short messages"),
 ]
 ALIASES = {"default-ner": "everyday-entities", "default-classify": "emotion"}
