@@ -43,7 +43,7 @@ def run(server, data, name, family, part, metric, least, text):
         if event["type"] != "metrics":
             print(f"{name}: {event['message']}")
         elif validation:
-            print(f"{name}: step {event['data']['step']} loss {event['data']['loss']:.4f} validation {validation}")
+            print(f"{name}: step {event['data']['step']} loss {event['data'].get('loss', float('nan')):.4f} validation {validation}")
     wall = time.monotonic() - began
     job = server.call("GET", f"/v1/admin/jobs/{job['id']}")
     if job["status"] != "succeeded":

@@ -144,7 +144,7 @@ impl Notes {
     }
 
     fn messages(&self) -> Vec<&str> {
-        let message = |event| if let &TrainingEvent::Message(ref text) = event { Some(text.as_str()) } else { None };
+        let message = |event| if let TrainingEvent::Message(text) = event { Some(text.as_str()) } else { None };
         self.events.iter().filter_map(message).collect()
     }
 

@@ -15,12 +15,14 @@ pub(super) struct JobObserver<'a> {
     desk: &'a Desk,
     id: &'a JobId,
     pace: MetricsPace,
+    /// The newest step's figures: a validation's event shows them too.
+    newest: Value,
     evaluates: bool,
 }
 
 impl<'a> JobObserver<'a> {
     pub(super) fn new(desk: &'a Desk, id: &'a JobId) -> Self {
-        Self { desk, id, pace: MetricsPace::default(), evaluates: false }
+        Self { desk, id, pace: MetricsPace::default(), newest: json!({}), evaluates: false }
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
@@ -28,6 +30,7 @@ impl<'a> JobObserver<'a> {
         metrics.job_step.with_label_values(&[&self.id.0]).set(step.progress.step as i64);
         metrics.job_loss.with_label_values(&[&self.id.0]).set(step.loss);
         metrics.job_tokens_per_second.with_label_values(&[&self.id.0]).set(step.tokens_per_second);
+        self.newest = step.to_json();
         if !self.pace.is_due(Instant::now()) && step.progress.step != step.progress.steps {
             return Ok(());
         }
@@ -41,10 +44,13 @@ impl<'a> JobObserver<'a> {
             metrics.iter().map(|(name, figure)| (format!("validation_{name}"), *figure)).collect();
         let validation: Map<String, Value> =
             metrics.iter().map(|(name, figure)| ((*name).to_owned(), json!(figure))).collect();
-        let shown: Vec<String> = metrics.iter().map(|(name, figure)| format!("{name} {figure:.4}")).collect();
+        let figures_shown: Vec<String> = metrics.iter().map(|(name, figure)| format!("{name} {figure:.4}")).collect();
         let note = if best { ", the best so far" } else { "" };
-        let message = format!("validation after epoch {epoch}: {}{note}", shown.join(", "));
-        let data = json!({ "step": step, "epoch": epoch, "validation": validation, "best": best });
+        let message = format!("validation after epoch {epoch}: {}{note}", figures_shown.join(", "));
+        let mut data = self.newest.clone();
+        let shown =
+            [("step", json!(step)), ("epoch", json!(epoch)), ("validation", json!(validation)), ("best", json!(best))];
+        shown.into_iter().for_each(|(key, value)| data[key] = value);
         let event = NewEvent::metrics(message, data);
         self.desk.journal.measured(self.id, None, &figures, event, SystemTime::now())
     }

@@ -60,8 +60,9 @@ fn what_callers_ask_is_done_left_as_a_wish_or_refused() {
     type Ask = fn(&Journal, &JobId, SystemTime) -> Result<Job>;
     /// The state and the wish after it; None: refused.
     type After = Option<(JobState, Option<Wish>)>;
+    type Row = (Ask, &'static str, [(JobState, After); 10]);
     let (wish_pause, wish_cancel) = (Some(Wish::Pause), Some(Wish::Cancel));
-    let table: [(Ask, &str, [(JobState, After); 10]); 3] = [
+    let table: [Row; 3] = [
         (
             Journal::cancel,
             "cancel",
