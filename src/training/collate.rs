@@ -121,16 +121,13 @@ fn first_tokens(word_of_token: &[Option<u32>], count: usize) -> Vec<Option<usize
     firsts
 }
 
-/// A word's tag on its first token. Its other pieces continue the entity: who reads token by token then sees whole words.
+/// A word's tag on its first token; its other pieces are not asked, as in the reference recipe. Asking them as well was tried: on
+/// `mit_restaurant` it cost a little under one point of F1.
 fn tag_targets(prepared: &Prepared, window: usize, tags: &[String], labels: &LabelSet) -> Targets {
     let target = |token: usize| {
         let word = prepared.words.get(token).copied().flatten()? as usize;
-        let tag = tags.get(word)?;
         let is_first = prepared.firsts.get(word) == Some(&Some(token));
-        let label = match Tag::parse(tag).label() {
-            Some(label) if !is_first => labels.index_of(&format!("I-{label}")),
-            _ => labels.index_of(tag),
-        };
+        let label = labels.index_of(tags.get(word).filter(|_| is_first)?);
         label.map(|label| label as u32)
     };
     let positions = &prepared.fitted.windows[window].tokens;
@@ -166,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_begins_at_its_first_token_and_goes_on_in_the_others() {
+    fn a_words_tag_is_asked_of_its_first_token_alone() {
         let words = vec![Some(0), Some(1), Some(1), Some(3)];
         let firsts = first_tokens(&words, 4);
         assert_eq!(firsts, [Some(0), Some(1), None, Some(3)]);
@@ -175,8 +172,8 @@ mod tests {
         let tags = ["O", "B-PER", "I-PER", "B-LOC"].map(str::to_owned);
         let set = labels(&["O", "B-PER", "I-PER", "B-LOC"]);
         let rows = |window| tag_targets(&prepared, window, &tags, &set);
-        assert_eq!(rows(0), Targets::One(vec![None, Some(0), Some(1), Some(2), None]));
-        assert_eq!(rows(1), Targets::One(vec![None, Some(2), Some(3), None]));
+        assert_eq!(rows(0), Targets::One(vec![None, Some(0), Some(1), None, None]));
+        assert_eq!(rows(1), Targets::One(vec![None, None, Some(3), None]));
     }
 
     #[test]

@@ -144,8 +144,9 @@ impl Notes {
     }
 
     fn messages(&self) -> Vec<&str> {
-        let message = |event| if let TrainingEvent::Message(text) = event { Some(text.as_str()) } else { None };
-        self.events.iter().filter_map(message).collect()
+        let of = self.events.iter();
+        of.filter_map(|event| if let TrainingEvent::Message(text) = event { Some(text.as_str()) } else { None })
+            .collect()
     }
 
     fn steps(&self) -> u64 {
