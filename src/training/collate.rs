@@ -1,6 +1,6 @@
 //! Examples to sequences the encoder reads, and to the targets a loss wants. Leaves packing into tensors to `prefix`.
 
-use crate::domain::{Error, Family, LabelSet, LongText, Result, Tag, TextInput};
+use crate::domain::{Error, Family, LabelSet, LongText, Result, TextInput};
 use crate::text::{Fitted, Tokenizer, Window, fit};
 use crate::training::dataset::Example;
 use crate::training::objective::Targets;
