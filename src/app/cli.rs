@@ -68,6 +68,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let format = if cli.global.log_format == "json" { LogFormat::Json } else { LogFormat::Text };
     init_logging(format, Some(&cli.global.log));
+    quiet_panics();
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
@@ -85,6 +86,15 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Backbone(command) => backbone::run(command),
         Command::Openapi => openapi::run(),
     }
+}
+
+/// A panic's message may quote a user's text, so the log gets its place alone.
+fn quiet_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        tracing::error!(place, thread, "panicked");
+    }));
 }
 
 /// A wrong value is the caller's usage; everything else is a failure.

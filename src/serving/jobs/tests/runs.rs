@@ -208,8 +208,9 @@ async fn shutting_down_checkpoints_the_running_job_and_the_next_start_goes_on() 
     let jobs = Jobs::open(parts(folder.path(), trainer, publisher.clone())).await.unwrap();
     let id = submit(&jobs, json!({})).await;
     reaches(&jobs, &id, JobState::Running).await;
-    steps.send(()).unwrap();
+    // Looked up before the step: its event may come at once.
     let seen = events(&jobs, &id).await.last().unwrap().id;
+    steps.send(()).unwrap();
     jobs.wait_for_events(&id, seen).await.unwrap();
     let stopping = tokio::spawn({
         let jobs = jobs.clone();
