@@ -67,13 +67,17 @@ def load(server, end):
         try:
             ask(server, connection, family, adapter, TEXTS[i % len(TEXTS)])
             if i % 10 == 0:
+                for action in ("unload", "load"):
+                    server.call("POST", f"/v1/admin/adapters/ner-b/{action}", {})
                 server.call("POST", "/v1/ner", {"inputs": TEXTS[0], "adapter": "nobody"})
         except (Failure, OSError):
             connection = server.connect()
 
 
-def query(port, expression):
-    url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
+def query(port, expression, began):
+    """As a panel asks: over the time of the load, so that a job that is over by now is still seen."""
+    parameters = {"query": expression, "start": began, "end": time.time(), "step": 2}
+    url = f"http://127.0.0.1:{port}/api/v1/query_range?" + urllib.parse.urlencode(parameters)
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return json.load(answer)["data"]["result"]
@@ -94,12 +98,13 @@ def main():
             for name, source in (("ner-a", "ner-r8-qv"), ("ner-b", "ner-r16-all-last2"), ("cls-a", "cls-r8-qv")):
                 upload(server, name, FIXTURES / source, 1.0)
             process, port = prometheus(server, folder)
+            began = time.time()
             job = server.call("POST", "/v1/admin/jobs", train_spec(server))
             end = time.monotonic() + arguments.seconds
             threads = [threading.Thread(target=load, args=(server, end)) for _ in range(4)]
             [thread.start() for thread in threads]
             [thread.join() for thread in threads]
-            found = [(where, expression, query(port, expression)) for where, expression in queries()]
+            found = [(where, expression, query(port, expression, began)) for where, expression in queries()]
             print(f"job {server.call('GET', '/v1/admin/jobs/' + job['id'])['status']}")
         finally:
             if process:

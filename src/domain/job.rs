@@ -60,6 +60,8 @@ impl FromStr for DataRef {
 /// Which layers get LoRA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayerChoice {
+    /// Settled by the family: NER wants more layers than classification, whose backbone pools well already.
+    Auto,
     /// The top `n` (`last:2`).
     Last(usize),
     All,
@@ -99,7 +101,7 @@ impl Default for Hyperparameters {
             learning_rate: Auto::Auto,
             rank: 8,
             alpha: 16.0,
-            layers: LayerChoice::Last(2),
+            layers: LayerChoice::Auto,
             target_modules: None,
             max_length: 128,
             early_stopping_patience: 3,

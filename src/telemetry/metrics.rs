@@ -124,6 +124,12 @@ impl Metrics {
         b.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self())).expect("registered once");
         let build = b.gauges("build_info", "The running build; always 1", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let rejected = b.counters("rejected_total", "Requests refused at admission", &["reason"]);
+        let expired =
+            b.counters("expired_total", "Requests whose deadline passed or whose client left, by where", &["stage"]);
+        // Series that exist from the start: a rate over a counter that appears with its first event misses that event.
+        ["queue_full", "deadline", "too_large"].iter().for_each(|reason| drop(rejected.with_label_values(&[*reason])));
+        ["admission", "queue", "compute"].iter().for_each(|stage| drop(expired.with_label_values(&[*stage])));
         Self {
             adapters: RwLock::default(),
             adapter_labels_max,
@@ -149,12 +155,8 @@ impl Metrics {
                 "prefix_tokens_saved_total",
                 "Tokens whose lower layers were computed once for several adapters",
             ),
-            rejected: b.counters("rejected_total", "Requests refused at admission", &["reason"]),
-            expired: b.counters(
-                "expired_total",
-                "Requests whose deadline passed or whose client left, by where",
-                &["stage"],
-            ),
+            rejected,
+            expired,
             adapter_resident: b.gauges("adapter_resident", "1 resident, 0 registered only", &["adapter", "version"]),
             adapter_bytes: b.gauge("adapter_bytes", "Memory of resident adapters"),
             adapter_loads: b.counters("adapter_loads_total", "Adapter loads", &["adapter", "outcome"]),

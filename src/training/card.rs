@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::adapter::{AdapterCard, LoraConfig, TargetModules};
-use crate::domain::{Digest, Error, FineTuneSpec, Hyperparameters, LabelSet, LayerChoice, ProblemType, Result};
+use crate::domain::{Digest, Error, Family, FineTuneSpec, Hyperparameters, LabelSet, LayerChoice, ProblemType, Result};
 use crate::model::Encoder;
 use crate::training::checkpoint::State;
 use crate::training::evaluate::Evaluation;
@@ -14,8 +14,8 @@ use crate::training::settle::Recipe;
 use crate::training::trainer::metrics;
 
 /// LoRA as `asked` for, on this encoder. A pooler stays as the backbone has it: the measured recipe trains no copy of it.
-pub(super) fn lora_config(asked: &Hyperparameters, encoder: &Encoder) -> Result<LoraConfig> {
-    let layers = chosen_layers(&asked.layers, encoder.config().layers)?;
+pub(super) fn lora_config(family: Family, asked: &Hyperparameters, encoder: &Encoder) -> Result<LoraConfig> {
+    let layers = chosen_layers(&asked.layers, family, encoder.config().layers)?;
     let modules = asked.target_modules.clone().unwrap_or_else(|| linears_of(encoder, &layers));
     Ok(LoraConfig {
         rank: asked.rank,
@@ -27,9 +27,19 @@ pub(super) fn lora_config(asked: &Hyperparameters, encoder: &Encoder) -> Result<
     })
 }
 
+/// The top layers that `auto` means. NER: on `mit_restaurant` four of six are worth three points of F1 over two; classification:
+/// on `banking77` two are enough, and leave a longer trunk to share.
+fn auto_layers(family: Family) -> usize {
+    match family {
+        Family::Ner => 4,
+        Family::Classify => 2,
+    }
+}
+
 /// Layer numbers, ascending.
-fn chosen_layers(choice: &LayerChoice, layers: usize) -> Result<Vec<usize>> {
+fn chosen_layers(choice: &LayerChoice, family: Family, layers: usize) -> Result<Vec<usize>> {
     let chosen: BTreeSet<usize> = match choice {
+        LayerChoice::Auto => (layers.saturating_sub(auto_layers(family))..layers).collect(),
         LayerChoice::Last(count) => (layers.saturating_sub(*count)..layers).collect(),
         LayerChoice::All => (0..layers).collect(),
         LayerChoice::These(these) => these.iter().copied().collect(),
@@ -128,12 +138,13 @@ mod tests {
     #[test]
     fn layers_are_counted_from_the_bottom() {
         let check = |choice: LayerChoice, expected: &str| {
-            let got = match chosen_layers(&choice, 6) {
+            let got = match chosen_layers(&choice, Family::Ner, 6) {
                 Ok(layers) => format!("{layers:?}"),
                 Err(error) => error.message().to_owned(),
             };
             assert_eq!(got, expected);
         };
+        check(LayerChoice::Auto, "[2, 3, 4, 5]");
         check(LayerChoice::Last(2), "[4, 5]");
         check(LayerChoice::Last(9), "[0, 1, 2, 3, 4, 5]");
         check(LayerChoice::All, "[0, 1, 2, 3, 4, 5]");

@@ -87,7 +87,7 @@ fn fresh_adapter(setup: &FineTuneSetup, labels: &LabelSet) -> Result<AdapterBund
     let spec = &setup.spec;
     let config = match &setup.init {
         Some(init) => init.config.clone(),
-        None => lora_config(&spec.hyperparameters, &setup.encoder)?,
+        None => lora_config(spec.family, &spec.hyperparameters, &setup.encoder)?,
     };
     let card = card(spec, labels, setup.train.multi_label, &setup.fingerprint, setup.max_length());
     let fresh = AdapterBundle::fresh(config, card, &setup.encoder, spec.hyperparameters.seed)?;

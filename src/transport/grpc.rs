@@ -126,12 +126,15 @@ pub(super) fn admin(api: &Arc<Api>) -> Router<Arc<Api>> {
 /// Health and reflection, open to all.
 pub(super) fn common(api: &Arc<Api>) -> Router<Arc<Api>> {
     let health = health::grpc_service(&api.services.health, api.services.metrics.clone());
-    let reflection = Reflection::configure()
-        .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("descriptors are compiled in");
-    router(Routes::new(health).add_service(reflection))
+    let reflection = || {
+        Reflection::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = reflection().build_v1().expect("descriptors are compiled in");
+    // What grpcurl before 1.8.8 and Python's grpcio-reflection still ask.
+    let v1alpha = reflection().build_v1alpha().expect("descriptors are compiled in");
+    router(Routes::new(health).add_service(v1).add_service(v1alpha))
 }
 
 fn demanding(routes: Routes, api: &Arc<Api>, role: Role) -> Router<Arc<Api>> {

@@ -47,7 +47,7 @@ pub(in crate::app) struct FineTuneArgs {
     /// Test rows, for the report alone
     #[arg(long, value_name = "FILE|NAME:SPLIT")]
     test: Option<String>,
-    /// Hyper-parameter: NAME=VALUE, as in epochs=8 or layers=last:2; again for more
+    /// Hyper-parameter: NAME=VALUE, as in epochs=8 or layers=last:4; again for more
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
     /// activate, stage or never

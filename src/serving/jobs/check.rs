@@ -224,7 +224,7 @@ impl Ranges<'_> {
 fn check_layers(choice: &LayerChoice, layers: usize, problems: &mut Vec<String>) {
     let distinct = |these: &[usize]| these.iter().collect::<BTreeSet<_>>().len() == these.len();
     let fits = match choice {
-        LayerChoice::All => true,
+        LayerChoice::Auto | LayerChoice::All => true,
         LayerChoice::Last(count) => (1..=layers).contains(count),
         LayerChoice::These(these) => {
             !these.is_empty() && distinct(these) && these.iter().all(|layer| (..layers).contains(layer))

@@ -129,11 +129,13 @@ fn auto_to_json<T: Into<Value>>(value: Auto<T>) -> Value {
     }
 }
 
-/// `"all"`, `"last:2"` or `[4, 5]`.
+/// `"auto"`, `"all"`, `"last:2"` or `[4, 5]`.
 fn read_layers(value: Value) -> Result<LayerChoice> {
-    let wanted = |got: &Value| Error::invalid(format!("{got} is none of \"all\", \"last:N\" and a list of layers"));
+    let wanted =
+        |got: &Value| Error::invalid(format!("{got} is none of \"auto\", \"all\", \"last:N\" and a list of layers"));
     match &value {
         Value::Array(_) => list(whole)(value).map(LayerChoice::These),
+        Value::String(text) if text == "auto" => Ok(LayerChoice::Auto),
         Value::String(text) if text == "all" => Ok(LayerChoice::All),
         Value::String(text) => {
             let last = text.strip_prefix("last:").and_then(|number| usize::from_str(number).ok());
@@ -145,6 +147,7 @@ fn read_layers(value: Value) -> Result<LayerChoice> {
 
 pub(super) fn layers_to_json(layers: &LayerChoice) -> Value {
     match layers {
+        LayerChoice::Auto => json!("auto"),
         LayerChoice::All => json!("all"),
         LayerChoice::Last(count) => json!(format!("last:{count}")),
         LayerChoice::These(layers) => json!(layers),

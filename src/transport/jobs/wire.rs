@@ -156,7 +156,7 @@ struct Hyperparameters {
     rank: Option<u32>,
     #[schema(default = 16.0)]
     alpha: Option<f64>,
-    /// `"last:N"`, `"all"` or a list of layers from 0.
+    /// `"auto"` (default), `"last:N"`, `"all"` or a list of layers from 0.
     #[schema(value_type = Object, example = "last:2")]
     layers: Option<String>,
     /// A list of module names or `"auto"`.
