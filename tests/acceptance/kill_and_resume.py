@@ -42,12 +42,12 @@ def rows(count, seed):
 
 
 def train_spec(server):
-    for split, count, seed in (("train", 900, 1), ("dev", 120, 2)):
+    for split, count, seed in (("train", 2400, 1), ("dev", 120, 2)):
         body = gzip.compress("".join(json.dumps(row) + "\n" for row in rows(count, seed)).encode())
         server.call("PUT", f"/v1/admin/datasets/topics?family=classify&split={split}", body)
     return {
         "kind": "fine_tune", "adapter": "topics", "family": "classify", "data": {"train": "topics:train", "validation": "topics:dev"},
-        "hyperparameters": {"epochs": 6, "batch_size": 16, "early_stopping_patience": 6},
+        "hyperparameters": {"epochs": 8, "batch_size": 16, "early_stopping_patience": 8},
     }
 
 
@@ -80,7 +80,8 @@ def killed(binary, folder, kills, draw, took):
     server = Server(binary, folder / "storm", folder / "storm-adapters").start()
     job, done = server.call("POST", "/v1/admin/jobs", train_spec(server)), 0
     while done < kills:
-        time.sleep(draw.uniform(0.05, max(0.3, took / kills)))
+        # Long enough that an epoch and its checkpoint are passed now and then, short enough for all the kills.
+        time.sleep(draw.uniform(0.05, took / 5))
         state = server.call("GET", f"/v1/admin/jobs/{job['id']}")
         if state["status"] in ("succeeded", "failed", "rejected"):
             break
