@@ -204,7 +204,8 @@ mod tests {
         assert_eq!(spec.adapter.as_str(), "bank-intents");
         assert_eq!(spec.init_from.unwrap().to_string(), "classify-primary");
         assert_eq!(spec.test.unwrap().to_string(), "banking77:test");
-        assert_eq!(spec.hyperparameters, Hyperparameters::default());
+        let meant = Hyperparameters { layers: LayerChoice::Last(2), ..Hyperparameters::default() };
+        assert_eq!(spec.hyperparameters, meant);
         assert_eq!(spec.gate, Some(Gate { metric: GateMetric::MacroF1, min: 0.8, not_worse_than_active: true }));
         assert_eq!(spec.publish, Publish::Activate);
     }
