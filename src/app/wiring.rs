@@ -115,8 +115,9 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
 
 /// Tokens of one forward pass: enough for full products, few enough that no one waits long.
 pub(super) const BATCH_TOKENS: usize = 2048;
-/// Tokens admitted at once: two batches. A longer queue adds only latency, since a worker that is free takes what waits.
-pub(super) const QUEUE_TOKENS: usize = 2 * BATCH_TOKENS;
+/// Tokens admitted at once: one batch's worth, shared by the workers. Twice as many gave the same goodput under overload and twice
+/// the latency (`cargo bench --bench overload`).
+pub(super) const QUEUE_TOKENS: usize = BATCH_TOKENS;
 /// Adapters with metric series of their own.
 pub(super) const ADAPTER_SERIES_MAX: usize = 200;
 /// A command on the terminal has no other caller to make room for.
