@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use axum::{Extension, Router};
+use axum::Router;
+use axum::extract::Request;
+use futures_util::FutureExt as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::Sleep;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Sleep, timeout};
+use tower::ServiceExt as _;
 
 use crate::domain::{Error, Result};
 use crate::transport::api::Api;
@@ -30,6 +34,13 @@ const STREAMS_MAX: u32 = 256;
 
 /// After a failed `accept` (file descriptors ran out): long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections the kernel holds for us until they are accepted. When they are more it drops the callers' packets, who try again after 1, 3
+/// and 7 seconds: a burst must fit. The kernel lowers it to `net.core.somaxconn`, 4,096 by default.
+const BACKLOG_MAX: u32 = 4096;
+
+/// At the bound of connections: how long one that was asked to end may take before another one is asked too.
+const ROOM_WAIT: Duration = Duration::from_millis(20);
 
 /// Every HTTP/2 connection opens with these bytes.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -51,15 +62,16 @@ pub struct Server {
     phase: watch::Sender<Phase>,
     connections: Arc<Semaphore>,
     connections_max: u32,
+    crowded: Arc<Notify>,
 }
 
 impl Server {
     /// Binds and serves. Refuses a non-loopback admin address without an admin key.
     pub async fn start(services: Services, config: TransportConfig) -> Result<Self> {
         refuse_open_admin(&config)?;
-        let listener = bind("--listen", config.listen).await?;
+        let listener = bind("--listen", config.listen)?;
         let admin_listener = match config.admin_listen {
-            Some(address) => Some(bind("--admin-listen", address).await?),
+            Some(address) => Some(bind("--admin-listen", address)?),
             None => None,
         };
         let connections_max =
@@ -70,6 +82,7 @@ impl Server {
             phase: watch::Sender::new(Phase::Serving),
             connections: Arc::new(Semaphore::new(connections_max as usize)),
             connections_max,
+            crowded: Arc::default(),
         };
         let api = Arc::new(Api::new(services, &config));
         let routers = http::routers(&api, admin_listener.is_some());
@@ -96,14 +109,22 @@ impl Server {
             header_timeout,
             phase: self.phase.subscribe(),
             connections: self.connections.clone(),
+            crowded: self.crowded.clone(),
         };
         tokio::spawn(acceptor.run(listener));
     }
 }
 
-async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
-    let failed = |e: io::Error| Error::from(e).context(format!("{flag} {address}"));
-    TcpListener::bind(address).await.map_err(failed)
+fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
+    listen(address).map_err(|e| Error::from(e).context(format!("{flag} {address}")))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restarted server takes its port back although connections of the old one linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG_MAX)
 }
 
 /// Without a key, whoever reaches the admin routes may replace adapters: they stay on this machine.
@@ -141,6 +162,8 @@ struct Acceptor {
     header_timeout: Duration,
     phase: watch::Receiver<Phase>,
     connections: Arc<Semaphore>,
+    /// Asks one connection to end after the answer it is writing: the one that is open longest and was not asked yet.
+    crowded: Arc<Notify>,
 }
 
 impl Acceptor {
@@ -157,11 +180,10 @@ impl Acceptor {
         }
     }
 
-    /// The next connection once there is room for one; until then callers wait in the kernel's queue.
+    /// The next connection and room for it; further callers wait in the kernel's queue.
     async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let permit = self.connections.clone().acquire_owned().await.ok()?;
         match listener.accept().await {
-            Ok((stream, peer)) => Some((stream, peer, permit)),
+            Ok((stream, peer)) => Some((stream, peer, self.room().await?)),
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -170,14 +192,33 @@ impl Acceptor {
         }
     }
 
+    /// A place under the bound. If all are taken, old connections make room: clients that keep theirs open cannot lock out the others.
+    async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(free) = self.connections.clone().try_acquire_owned() {
+            return Some(free);
+        }
+        loop {
+            self.crowded.notify_one();
+            if let Ok(freed) = timeout(ROOM_WAIT, self.connections.clone().acquire_owned()).await {
+                return freed.ok();
+            }
+        }
+    }
+
     async fn serve(mut self, stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
         // Answers are small and written whole; waiting to fill a packet would only delay them.
         let _best_effort = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(self.router.layer(Extension(Peer(peer))));
+        // A layer of its own for each connection would copy every route: 50 KiB.
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            self.router.clone().oneshot(request)
+        });
         let stream = TokioIo::new(FirstBytes::new(stream, self.header_timeout));
         let mut connection = pin!(self.protocol.serve_connection(stream, service));
+        let mut crowded = pin!(asked_to_end(&self.crowded).fuse());
         loop {
             tokio::select! {
+                biased; // a request that has come is read before its connection may end
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
                         tracing::debug!(%peer, error, "a connection ended early");
@@ -190,9 +231,16 @@ impl Acceptor {
                     }
                     connection.as_mut().graceful_shutdown();
                 }
+                () = &mut crowded => connection.as_mut().graceful_shutdown(),
             }
         }
     }
+}
+
+/// Once asked, gives the kernel's news one turn: a request may be there already that nobody has looked at.
+async fn asked_to_end(crowded: &Notify) {
+    crowded.notified().await;
+    tokio::task::yield_now().await;
 }
 
 /// Bounds the wait for the bytes that tell HTTP/1 from HTTP/2; from there on hyper's own timers run.

@@ -518,6 +518,43 @@ fn closed_after(address: SocketAddr, opening: &str) -> Duration {
 }
 
 #[tokio::test]
+async fn at_the_bound_of_connections_the_oldest_makes_room_for_a_new_one() {
+    let server = TestServer::with(|config| config.connections_max = 2).await;
+    let address = server.address;
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut open: Vec<_> = (0..2).map(|_| asked(address)).collect();
+        let _newest = asked(address);
+        open.iter_mut().map(is_ended).collect::<Vec<_>>()
+    });
+    assert_eq!(ended.await.unwrap(), [true, false]);
+}
+
+/// A connection on which one request was answered, which took no idle connection's time-out.
+fn asked(address: SocketAddr) -> TcpStream {
+    let start = Instant::now();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    assert_ne!(stream.read(&mut [0; 4096]).unwrap(), 0, "closed without an answer");
+    assert!(start.elapsed() < Duration::from_secs(5), "answered after {:?}", start.elapsed());
+    stream
+}
+
+fn is_ended(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    matches!(stream.read(&mut [0; 4096]), Ok(0))
+}
+
+#[tokio::test]
+async fn a_burst_of_connections_fits_in_the_kernels_queue() {
+    let server = TestServer::start().await;
+    let address = server.address;
+    // This thread is the server's only one: nothing is accepted meanwhile. A dropped packet would be sent again after a second.
+    let start = Instant::now();
+    let burst: Vec<_> = (0..300).map(|_| TcpStream::connect(address).unwrap()).collect();
+    assert!(start.elapsed() < Duration::from_millis(900), "{} connections took {:?}", burst.len(), start.elapsed());
+}
+
+#[tokio::test]
 async fn shutting_down_ends_idle_connections_and_cuts_those_that_outstay_the_deadline() {
     let server = TestServer::start().await;
     server.get("/healthz").await.success();

@@ -53,10 +53,10 @@ pub(in crate::app) struct ServeArgs {
     /// Adapter and dataset uploads, in bytes
     #[arg(long, default_value_t = 256 << 20, value_name = "BYTES")]
     max_upload_bytes: usize,
-    /// Connections open at once
+    /// Connections open at once; at the bound the oldest are closed after their answers to let new ones in
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_connections: usize,
-    /// From a connection's first byte to the end of a request's headers, in seconds
+    /// From a connection's first byte to the end of a request's headers, and the longest an idle HTTP/1 connection is kept, in seconds
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     header_timeout: u64,
     /// Training jobs waiting, paused or running; one more is refused
