@@ -13,6 +13,7 @@ import io
 import json
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import tarfile
@@ -56,11 +57,15 @@ def weights(server):
     return {name: tar.extractfile(name).read() for name in ("adapter_config.json", "adapter_model.safetensors")}
 
 
+def is_over(job):
+    return job["status"] in ("succeeded", "rejected", "failed", "cancelled")
+
+
 def wait(server, job):
-    """The finished job, and whether the server lived to the end of it."""
+    """The finished job."""
     while True:
         job = server.call("GET", f"/v1/admin/jobs/{job['id']}")
-        if job["status"] in ("succeeded", "rejected", "failed", "cancelled"):
+        if is_over(job):
             return job
         time.sleep(0.1)
 
@@ -76,24 +81,42 @@ def undisturbed(binary, folder):
     return files, took
 
 
-def killed(binary, folder, kills, draw, took):
+def at_step(server, job, share):
+    """The job once this share of its steps is done, or it is over."""
+    while True:
+        job = server.call("GET", f"/v1/admin/jobs/{job['id']}")
+        progress = job["progress"]
+        if is_over(job) or (progress["steps"] and progress["step"] >= share * progress["steps"]):
+            return job
+        time.sleep(0.05)
+
+
+def resumed_from(server, job):
+    """The steps of the checkpoints that the job went on from."""
+    events = server.call("GET", f"/v1/admin/jobs/{job['id']}/events?after=0")["data"]
+    said = (re.search(r"goes on from the checkpoint of step (\d+)", event["message"] or "") for event in events)
+    return [int(match[1]) for match in said if match]
+
+
+def killed(binary, folder, kills, draw):
     server = Server(binary, folder / "storm", folder / "storm-adapters").start()
     job, done = server.call("POST", "/v1/admin/jobs", train_spec(server)), 0
-    while done < kills:
-        # Long enough that an epoch and its checkpoint are passed now and then, short enough for all the kills.
-        time.sleep(draw.uniform(0.05, took / 5))
-        state = server.call("GET", f"/v1/admin/jobs/{job['id']}")
-        if state["status"] in ("succeeded", "failed", "rejected"):
+    # By steps, not by time: a kill costs up to an epoch, so kills at random times would all hit the first one.
+    for share in sorted(draw.random() for _ in range(kills)):
+        state = at_step(server, job, share)
+        time.sleep(draw.uniform(0, 0.1))
+        if is_over(state):
             break
         server.kill()
         done += 1
         print(f"kill {done}: job was {state['status']} at step {state['progress']['step']} of {state['progress']['steps']}")
         server.start()
     job = wait(server, job)
+    resumed = resumed_from(server, job)
     files = weights(server) if job["status"] == "succeeded" else {}
     versions = server.call("GET", "/v1/adapters/topics")["versions"] if files else []
     server.stop()
-    return job, files, done, versions
+    return job, files, done, resumed, versions
 
 
 def publication(binary, folder, kills, draw):
@@ -148,14 +171,15 @@ def main():
         folder = pathlib.Path(folder)
         calm, took = undisturbed(binary, folder)
         print(f"undisturbed: {took:.1f} s")
-        job, files, done, versions = killed(binary, folder, arguments.kills, draw, took)
+        job, files, done, resumed, versions = killed(binary, folder, arguments.kills, draw)
         equal = files == calm
         print(f"training: {done} kills, job {job['status']}, {len(versions)} version(s), adapter bytes equal to the undisturbed run's: {equal}")
+        print(f"training went on from the checkpoints of steps {resumed}")
         faults, count = publication(binary, folder, arguments.kills, draw)
         print(f"publication: {arguments.kills} kills, {count} whole versions, {len(faults)} faults")
         for fault in faults:
             print("fault:", fault)
-    sys.exit(0 if equal and len(versions) == 1 and not faults else 1)
+    sys.exit(0 if equal and done == arguments.kills and resumed and len(versions) == 1 and not faults else 1)
 
 
 if __name__ == "__main__":
