@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::app::commands::{adapters, backbone, datasets, evaluate, openapi, predict, serve, train};
+use crate::app::commands::{adapters, backbone, bench, datasets, evaluate, openapi, predict, serve, train};
 use crate::app::config;
 use crate::domain::{Error, ErrorKind};
 use crate::telemetry::{LogFormat, init_logging};
@@ -56,6 +56,8 @@ pub(super) enum Command {
     /// The backbone cache
     #[command(subcommand)]
     Backbone(backbone::BackboneCommand),
+    /// Load a running server and report latencies, goodput and speed
+    Bench(Box<bench::BenchArgs>),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -84,6 +86,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Adapters(command) => adapters::run(command),
         Command::Datasets(command) => datasets::run(command),
         Command::Backbone(command) => backbone::run(command),
+        Command::Bench(args) => bench::run(*args),
         Command::Openapi => openapi::run(),
     }
 }

@@ -113,6 +113,11 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
 }
 
+/// The same without other threads, for a command that must leave the cores to what it measures.
+pub(super) fn block_on_this_thread<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
 /// Tokens of one forward pass: enough for full products, few enough that no one waits long.
 pub(super) const BATCH_TOKENS: usize = 2048;
 /// Tokens admitted at once: one batch's worth, shared by the workers. Twice as many gave the same goodput under overload and twice

@@ -5,6 +5,7 @@
 mod architecture;
 mod architectures;
 mod backbone;
+mod bench;
 mod client;
 mod contract;
 mod datasets;

@@ -1,7 +1,8 @@
-//! One file a command: its flags, and what it does with the layers below.
+//! One file (or folder) a command: its flags, and what it does with the layers below.
 
 pub(super) mod adapters;
 pub(super) mod backbone;
+pub(super) mod bench;
 pub(super) mod datasets;
 pub(super) mod evaluate;
 pub(super) mod openapi;

@@ -205,7 +205,7 @@ fn backbone_view(model: &Model) -> BackboneView {
 }
 
 /// A key from its file, else from the environment.
-fn key(file: Option<&Path>, variable: &str) -> Result<Option<String>> {
+pub(super) fn key(file: Option<&Path>, variable: &str) -> Result<Option<String>> {
     let Some(path) = file else { return Ok(environment(variable)) };
     let text =
         std::fs::read_to_string(path).map_err(|e| Error::invalid(format!("key file {}: {e}", path.display())))?;
