@@ -12,6 +12,7 @@ use crate::app::progress::Progress;
 use crate::backbone::{BackboneCache, BackboneInfo, Sources};
 use crate::domain::{Error, Result};
 use crate::engine::{Engine, EngineConfig};
+use crate::model::kernels::packed::Kernel;
 use crate::model::{Encoder, open_device};
 use crate::serving::{Inference, InferenceConfig, Registry, RegistryConfig};
 use crate::telemetry::Metrics;
@@ -29,9 +30,12 @@ pub(super) struct ModelArgs {
     /// cpu or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(super) device: String,
-    /// auto, f32 or bf16 (auto is f32 on this engine)
+    /// auto, f32 or bf16; auto is bf16 where the machine multiplies it and agreement with f32 was checked for the backbone
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "bf16"])]
     pub(super) precision: String,
+    /// Instructions of the CPU's products: auto (the fastest this machine has), or one by name, for comparisons
+    #[arg(long, default_value = "auto", value_parser = kernel_names())]
+    pub(super) kernel: String,
     /// Compute threads [default: what the container's quota allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) threads: Option<u16>,
@@ -67,14 +71,12 @@ impl ModelArgs {
 
     /// Fetches (with a progress bar on a terminal) and verifies the backbone, then loads it.
     pub(super) fn load(&self) -> Result<Model> {
-        if self.precision == "bf16" {
-            return Err(Error::invalid("precision \"bf16\": this engine computes in f32; use --precision auto or f32"));
-        }
         let mut progress = Progress::bytes("fetching the backbone");
         let info =
             self.cache()?.resolve(&self.backbone, &mut |source, done, total| progress.set(source, done, total))?;
         progress.finish();
-        let encoder = Arc::new(Encoder::load(&info.folder, &open_device(&self.device)?)?);
+        let kernel = choose_kernel(&self.kernel, &self.precision, info.fingerprint.as_str())?;
+        let encoder = Arc::new(Encoder::load_for(&info.folder, &open_device(&self.device)?, kernel)?);
         let tokenizer = Arc::new(Tokenizer::load(&info.folder)?);
         Ok(Model { info, encoder, tokenizer, threads: self.threads() })
     }
@@ -84,6 +86,31 @@ impl ModelArgs {
         let quota = || std::thread::available_parallelism().map_or(1, usize::from);
         self.threads.map_or_else(quota, usize::from)
     }
+}
+
+/// Backbones whose answers in bf16 were compared with those in f32 on ten data sets (`tests/acceptance/bf16_agrees.py`).
+const BF16_CHECKED: [&str; 1] = ["sha256:843a1ab71ebc52c11094cfbef57c4a45525e2aa0a7bcda0cdaaef97bf2dd9b2f"];
+
+fn kernel_names() -> Vec<&'static str> {
+    std::iter::once("auto").chain(Kernel::ALL.map(Kernel::name)).collect()
+}
+
+/// From `--kernel` and `--precision`.
+fn choose_kernel(name: &str, precision: &str, fingerprint: &str) -> Result<Kernel> {
+    let allows_bf16 = precision == "bf16" || (precision == "auto" && BF16_CHECKED.contains(&fingerprint));
+    let kernel = Kernel::ALL.into_iter().find(|kernel| kernel.name() == name);
+    if kernel.is_some_and(|kernel| precision != "auto" && kernel.is_bf16() != (precision == "bf16")) {
+        return Err(Error::invalid(format!(
+            "kernel {name:?} does not compute in the precision asked for, {precision:?}"
+        )));
+    }
+    let kernel = kernel.unwrap_or_else(|| Kernel::best(allows_bf16));
+    if precision == "bf16" && !kernel.is_bf16() {
+        return Err(Error::invalid(
+            "precision \"bf16\": this machine has no instructions for it; use --precision auto or f32",
+        ));
+    }
+    Ok(kernel)
 }
 
 impl StoreArgs {

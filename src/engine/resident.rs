@@ -1,7 +1,8 @@
 //! An adapter version on the device. Dropping the last handle gives its memory back.
 
 use crate::adapter::AdapterBundle;
-use crate::domain::AdapterIdentity;
+use crate::domain::{AdapterIdentity, Result};
+use crate::model::Encoder;
 
 pub struct ResidentAdapter {
     pub identity: AdapterIdentity,
@@ -11,8 +12,10 @@ pub struct ResidentAdapter {
 }
 
 impl ResidentAdapter {
-    pub fn new(identity: AdapterIdentity, bundle: AdapterBundle) -> Self {
-        let bytes = bundle.parameters * size_of::<f32>();
-        Self { identity, bundle, bytes }
+    /// Brings the weights into the form `encoder` computes with.
+    pub fn new(identity: AdapterIdentity, mut bundle: AdapterBundle, encoder: &Encoder) -> Result<Self> {
+        encoder.prepare(&mut bundle.lora)?;
+        let bytes = bundle.parameters * size_of::<f32>() + bundle.lora.packed_bytes();
+        Ok(Self { identity, bundle, bytes })
     }
 }

@@ -87,7 +87,7 @@ impl Engine {
 
     /// Makes an adapter resident: it has run once, with finite scores, when this returns.
     pub async fn admit(&self, identity: AdapterIdentity, bundle: AdapterBundle) -> Result<Arc<ResidentAdapter>> {
-        let adapter = Arc::new(ResidentAdapter::new(identity, bundle));
+        let adapter = Arc::new(ResidentAdapter::new(identity, bundle, &self.encoder)?);
         let trial = BatchSequence {
             ids: TRIAL_IDS.into(),
             type_ids: [0; TRIAL_IDS.len()].into(),

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::domain::{Error, Result};
+use crate::model::kernels::packed::Kernel;
 use crate::model::layers::{Block, Embeddings, Norm, Pass};
 use crate::model::loading::Loader;
+use crate::model::packing::PackedLayers;
 use crate::model::weights::Weights;
-use crate::model::{EncoderConfig, SegmentAdapters, Site, kernels};
+use crate::model::{EncoderConfig, LoraWeights, SegmentAdapters, Site};
 
 /// Sequences end to end, no padding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,23 +67,38 @@ pub struct Encoder {
     final_norm: Option<Norm>,
     /// What adapters may bring their own copy of, by its name in the task model.
     shared: HashMap<String, Tensor>,
+    /// The layers again, for passes without gradients; on the CPU.
+    packed: Option<PackedLayers>,
 }
 
 impl Encoder {
-    /// Reads `config.json` and `model.safetensors` of a Hugging Face folder; a missing tensor is named.
+    /// Reads `config.json` and `model.safetensors` of a Hugging Face folder; a missing tensor is named. Computes in f32.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        Self::load_for(folder, device, Kernel::best(false))
+    }
+
+    /// The same with `kernel` for passes without gradients on the CPU. `unprocessable` if the machine has no such
+    /// instructions, or the backbone has sizes they do not take.
+    pub fn load_for(folder: &Path, device: &Device, kernel: Kernel) -> Result<Self> {
+        if !kernel.is_available() {
+            return Err(Error::unprocessable(format!(
+                "kernel {}: this machine has no such instructions",
+                kernel.name()
+            )));
+        }
         let file = folder.join("config.json");
         let json = std::fs::read(&file).map_err(|e| Error::from(e).context(file.display()))?;
         let config = EncoderConfig::from_json(&json).map_err(|e| e.context(folder.display()))?;
         let weights = Weights::read(&folder.join("model.safetensors"), device)?;
-        Self::build(config, &weights, device).map_err(|e| e.context(folder.display()))
+        Self::build(config, &weights, device, kernel).map_err(|e| e.context(folder.display()))
     }
 
-    fn build(config: EncoderConfig, weights: &Weights, device: &Device) -> Result<Self> {
+    fn build(config: EncoderConfig, weights: &Weights, device: &Device, kernel: Kernel) -> Result<Self> {
         let loader = Loader { config: &config, weights, device };
         let (embeddings, blocks) = (loader.embeddings()?, loader.blocks()?);
         let (final_norm, shared) = (loader.final_norm()?, loader.shared()?);
-        Ok(Self { config, device: device.clone(), embeddings, blocks, final_norm, shared })
+        let packed = device.is_cpu().then(|| PackedLayers::new(kernel, &blocks, &config)).transpose()?;
+        Ok(Self { config, device: device.clone(), embeddings, blocks, final_norm, shared, packed })
     }
 
     pub fn config(&self) -> &EncoderConfig {
@@ -109,12 +126,27 @@ impl Encoder {
         let layers = self.blocks.iter().flat_map(Block::tensors).chain(self.final_norm.iter().flat_map(Norm::tensors));
         let heads = self.shared.iter().filter(|(name, _)| is_of_head(name)).map(|(_, tensor)| tensor);
         let all = self.embeddings.tensors().chain(layers).chain(heads);
-        all.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
+        let tensors: usize = all.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum();
+        tensors + self.packed.as_ref().map_or(0, PackedLayers::bytes)
     }
 
-    /// What multiplies the matrices, for `backbone_info`: `gemm-avx512`, `gemm-avx2`…
+    /// What multiplies the matrices, for `backbone_info`: `avx512-bf16`, `avx2-f32`…
     pub fn kernel_name(&self) -> &'static str {
-        if self.device.is_cpu() { kernels::kernel_name() } else { "candle" }
+        self.packed.as_ref().map_or("candle", |packed| packed.kernel().name())
+    }
+
+    /// What products are computed in: `f32` or `bf16` (with sums, norms, softmax and the residual stream in f32).
+    pub fn precision(&self) -> &'static str {
+        if self.packed.as_ref().is_some_and(|packed| packed.kernel().is_bf16()) { "bf16" } else { "f32" }
+    }
+
+    /// Gives `lora` the form this encoder computes with, once, off the path of requests. An adapter that was not prepared is
+    /// packed anew for each pass; one whose weights change must not be prepared.
+    pub fn prepare(&self, lora: &mut LoraWeights) -> Result<()> {
+        if let Some(packed) = &self.packed {
+            lora.packed = Some(Arc::new(packed.pack(lora, &self.config)?));
+        }
+        Ok(())
     }
 
     /// Token embeddings, (tokens, hidden), after the embedding norm.
@@ -136,13 +168,21 @@ impl Encoder {
         let tokens = hidden.dim(0)?;
         check_bounds(bounds, tokens)?;
         adapters.check(tokens)?;
-        let pass = Pass { bounds: Arc::from(bounds), adapters, mode };
         let ends = layers.end == self.blocks.len();
         let blocks = self
             .blocks
             .get(layers.clone())
             .ok_or_else(|| Error::internal(format!("layers {layers:?} of an encoder with {}", self.blocks.len())))?;
-        let hidden = blocks.iter().try_fold(hidden.clone(), |hidden, block| block.forward(&hidden, &pass))?;
+        let is_tracked = hidden.track_op() || adapters.0.iter().any(|(_, lora)| lora.is_tracked());
+        let hidden = match &self.packed {
+            Some(packed) if mode == Mode::Eval && !is_tracked => {
+                packed.forward(hidden, bounds, adapters, layers, &self.config)?
+            }
+            _ => {
+                let pass = Pass { bounds: Arc::from(bounds), adapters, mode };
+                blocks.iter().try_fold(hidden.clone(), |hidden, block| block.forward(&hidden, &pass))?
+            }
+        };
         Ok(match &self.final_norm {
             Some(norm) if ends => norm.forward(&hidden)?,
             _ => hidden,

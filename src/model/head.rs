@@ -224,7 +224,7 @@ impl Head {
         let x = self.linear(x, step.name)?;
         let x = match step.function {
             StepFunction::Tanh => x.tanh()?,
-            StepFunction::Activation(activation) => activate(x, activation)?,
+            StepFunction::Activation(activation) => activate(&x, activation)?,
         };
         let Some(norm) = &step.norm else { return Ok(x) };
         layer_norm(&x, &self.tensors[&format!("{}.weight", norm.name)], self.bias(norm.name), norm.eps)

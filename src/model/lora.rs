@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use crate::domain::{Error, Result};
+use crate::model::packing::PackedLora;
 
 /// A linear of one encoder layer, by its role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,12 +44,37 @@ pub struct Delta {
 /// An adapter's updates; an empty one changes nothing.
 #[derive(Clone, Debug, Default)]
 pub struct LoraWeights {
-    pub deltas: BTreeMap<Site, Delta>,
-    /// (out): what the adapter's own biases add to the base's.
-    pub bias_deltas: BTreeMap<Site, Tensor>,
+    deltas: BTreeMap<Site, Delta>,
+    bias_deltas: BTreeMap<Site, Tensor>,
+    /// The same in the form of one encoder's kernels; see [`Encoder::prepare`](crate::model::Encoder::prepare).
+    pub(super) packed: Option<Arc<PackedLora>>,
 }
 
 impl LoraWeights {
+    /// `bias_deltas`, (out) each: what the adapter's own biases add to the base's.
+    pub fn new(deltas: BTreeMap<Site, Delta>, bias_deltas: BTreeMap<Site, Tensor>) -> Self {
+        Self { deltas, bias_deltas, packed: None }
+    }
+
+    pub fn deltas(&self) -> &BTreeMap<Site, Delta> {
+        &self.deltas
+    }
+
+    pub fn bias_deltas(&self) -> &BTreeMap<Site, Tensor> {
+        &self.bias_deltas
+    }
+
+    /// Of the packed form, if there is one.
+    pub fn packed_bytes(&self) -> usize {
+        self.packed.as_ref().map_or(0, |packed| packed.bytes())
+    }
+
+    /// Whether a gradient is wanted for any of it.
+    pub(super) fn is_tracked(&self) -> bool {
+        let of_delta = |delta: &Delta| delta.a.track_op() || delta.b.track_op();
+        self.deltas.values().any(of_delta) || self.bias_deltas.values().any(Tensor::track_op)
+    }
+
     /// The lowest layer it changes; below it every adapter's activations are the base's.
     pub fn lowest_layer(&self) -> Option<usize> {
         self.deltas.keys().chain(self.bias_deltas.keys()).map(|site| site.layer).min()

@@ -5,10 +5,12 @@ mod config;
 mod device;
 mod encoder;
 mod head;
+mod inference;
 pub mod kernels;
 mod layers;
 mod loading;
 mod lora;
+mod packing;
 mod weights;
 
 pub use architecture::Architecture;

@@ -57,7 +57,7 @@ impl Setup {
         let delta = |(site, a, b): &(Site, Var, Var)| {
             (*site, Delta { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale: 0.5 })
         };
-        let lora = LoraWeights { deltas: self.deltas.iter().map(delta).collect(), bias_deltas: BTreeMap::new() };
+        let lora = LoraWeights::new(self.deltas.iter().map(delta).collect(), BTreeMap::new());
         let segments = SegmentAdapters(vec![(0..self.packed.tokens(), &lora)]);
         let tensors: HashMap<String, Tensor> =
             self.head.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();

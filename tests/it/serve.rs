@@ -148,7 +148,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_wanted() {
         (&["serve", "--config", "/no/such/file.toml"], "/no/such/file.toml"),
         (&["serve", "--max-batch-tokens", "4096", "--max-queue-tokens", "1"], "--max-queue-tokens 1"),
         (&["serve", "--device", "abacus"], "abacus"),
-        (&["serve", "--precision", "bf16"], "bf16"),
+        (&["serve", "--precision", "bf16", "--kernel", "portable-f32"], "portable-f32"),
         (&["predict", "poem", "x"], "poem"),
         (&["datasets", "check", "/no/such/file", "--family", "ner"], "/no/such/file"),
         (&["train", "fine-tune", "--adapter", "a", "--family", "classify", "--set", "epochs"], "NAME=VALUE"),

@@ -78,7 +78,7 @@ impl AdapterBundle {
         claims.finish()?;
         let head = Head::from_tensors(kind, encoder, &card.pooling, card.labels.len(), &head)?;
         let labels = LabelSet::new(card.labels.clone())?;
-        Ok(Self::new(config, card, labels, LoraWeights { deltas, bias_deltas }, head, encoder))
+        Ok(Self::new(config, card, labels, LoraWeights::new(deltas, bias_deltas), head, encoder))
     }
 
     fn new(
@@ -91,7 +91,7 @@ impl AdapterBundle {
     ) -> Self {
         let architecture = encoder.config().architecture;
         let mut bundle = Self { config, card, labels, lora, head, parameters: 0, architecture };
-        let biases = bundle.lora.bias_deltas.values().map(Tensor::elem_count);
+        let biases = bundle.lora.bias_deltas().values().map(Tensor::elem_count);
         bundle.parameters = bundle.trainable().iter().map(|(_, tensor)| tensor.elem_count()).chain(biases).sum();
         bundle
     }
@@ -103,7 +103,7 @@ impl AdapterBundle {
             let module = module_name(self.architecture, site);
             [(lora_a(&module), delta.a.clone()), (lora_b(&module), delta.b.clone())]
         };
-        self.lora.deltas.iter().flat_map(of_site).chain(self.head.tensors()).collect()
+        self.lora.deltas().iter().flat_map(of_site).chain(self.head.tensors()).collect()
     }
 
     /// The same adapter with some of its [`AdapterBundle::trainable`] tensors replaced by name: a trainer's variables, through which
@@ -119,7 +119,7 @@ impl AdapterBundle {
                 }
             }
         }
-        let mut deltas = self.lora.deltas.clone();
+        let mut deltas = self.lora.deltas().clone();
         for (&site, delta) in &mut deltas {
             let module = module_name(self.architecture, site);
             delta.a = own[&lora_a(&module)].clone();
@@ -128,14 +128,14 @@ impl AdapterBundle {
         let head: HashMap<_, _> =
             self.head.tensors().into_iter().map(|(name, _)| (name.clone(), own[&name].clone())).collect();
         let head = Head::from_tensors(self.head.kind(), encoder, &self.card.pooling, self.labels.len(), &head)?;
-        let lora = LoraWeights { deltas, bias_deltas: self.lora.bias_deltas.clone() };
+        let lora = LoraWeights::new(deltas, self.lora.bias_deltas().clone());
         Ok(Self { lora, head, ..self.clone() })
     }
 
     /// The files of this adapter, as PEFT writes them. Same weights, same bytes.
     pub fn to_files(&self, encoder: &Encoder) -> Result<AdapterFiles> {
         let mut tensors: NamedTensors = self.trainable().into_iter().collect();
-        for (&site, delta) in &self.lora.bias_deltas {
+        for (&site, delta) in self.lora.bias_deltas() {
             let (name, bias) = self.file_bias(site, delta, encoder)?;
             tensors.insert(name, bias);
         }
@@ -152,7 +152,7 @@ impl AdapterBundle {
     /// A bias as the file keeps it: B's own, before scaling; or the linear's, which is inside PEFT's wrapper where there is an update.
     fn file_bias(&self, site: Site, delta: &Tensor, encoder: &Encoder) -> Result<(String, Tensor)> {
         let module = module_name(self.architecture, site);
-        let update = self.lora.deltas.get(&site);
+        let update = self.lora.deltas().get(&site);
         if let (true, Some(update)) = (self.config.lora_bias, update) {
             return Ok((lora_b_bias(&module), (delta / update.scale)?));
         }

@@ -32,7 +32,7 @@ pub fn scale(xs: &mut [f32], ys: &[f32]) {
 
 /// `xs[i] += ys[i]`
 pub fn add(xs: &mut [f32], ys: &[f32]) {
-    Arch::new().dispatch(Both(xs, ys, Sum));
+    Arch::new().dispatch(Both(xs, ys, lanes::Plus));
 }
 
 struct Each<'a, F>(&'a mut [f32], F);
@@ -64,16 +64,7 @@ impl Zip for Product {
     }
 }
 
-struct Sum;
-
-impl Zip for Sum {
-    #[inline(always)]
-    fn at<S: Simd>(&self, simd: S, x: S::f32s, y: S::f32s) -> S::f32s {
-        simd.add_f32s(x, y)
-    }
-}
-
-struct Relu;
+pub(super) struct Relu;
 
 impl Map for Relu {
     #[inline(always)]
@@ -91,7 +82,7 @@ impl Zip for Relu {
 }
 
 /// x·Φ(x); its derivative is Φ(x) + x·φ(x).
-struct Gelu;
+pub(super) struct Gelu;
 
 impl Gelu {
     /// Φ(x) and exp(−x²/2).
@@ -133,7 +124,7 @@ impl Zip for Gelu {
 }
 
 /// x·σ(2u) with u = √(2/π)·(x + 0.044715·x³): the same as ½x·(1 + tanh u).
-struct GeluTanh;
+pub(super) struct GeluTanh;
 
 const CUBE: f32 = 0.044_715;
 const TWO_ROOT: f32 = SQRT_2 * FRAC_2_SQRT_PI; // 2·√(2/π)

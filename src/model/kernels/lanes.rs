@@ -12,6 +12,16 @@ pub(super) trait Zip {
     fn at<S: Simd>(&self, simd: S, x: S::f32s, y: S::f32s) -> S::f32s;
 }
 
+/// x + y
+pub(super) struct Plus;
+
+impl Zip for Plus {
+    #[inline(always)]
+    fn at<S: Simd>(&self, simd: S, x: S::f32s, y: S::f32s) -> S::f32s {
+        simd.add_f32s(x, y)
+    }
+}
+
 /// `xs[i] = f(xs[i])`
 #[inline(always)]
 pub(super) fn map<S: Simd>(simd: S, xs: &mut [f32], f: &impl Map) {

@@ -7,6 +7,7 @@ mod dropout;
 mod lanes;
 mod matrix;
 mod norm;
+pub mod packed;
 mod product;
 mod rotary;
 mod softmax;
@@ -22,16 +23,3 @@ pub use norm::{NormWeights, layer_norm, layer_norm_backward};
 pub use product::{multiply, multiply_add};
 pub use rotary::{Angles, Turn, rotate};
 pub use threads::{lower_priority, single_threaded_pools};
-
-/// The instruction set the kernels found on this machine.
-pub fn kernel_name() -> &'static str {
-    match pulp::Arch::new() {
-        #[cfg(target_arch = "x86_64")]
-        pulp::Arch::V4(_) => "gemm-avx512",
-        #[cfg(target_arch = "x86_64")]
-        pulp::Arch::V3(_) => "gemm-avx2",
-        #[cfg(target_arch = "aarch64")]
-        pulp::Arch::Neon(_) => "gemm-neon",
-        _ => "gemm-scalar",
-    }
-}

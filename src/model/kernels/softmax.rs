@@ -9,6 +9,12 @@ pub(super) fn softmax(xs: &mut [f32], factor: f32) {
     Arch::new().dispatch(Softmax { xs, factor });
 }
 
+/// The same inside a function that is vectorised already.
+#[inline(always)]
+pub(super) fn softmax_in<S: Simd>(simd: S, xs: &mut [f32], factor: f32) {
+    Softmax { xs, factor }.with_simd(simd);
+}
+
 /// From softmax's result `p` and the gradient of it to the gradient of its argument: `factor · p·(gradient − p·gradient)`.
 pub(super) fn softmax_backward(gradient: &mut [f32], p: &[f32], factor: f32) {
     Arch::new().dispatch(Backward { gradient, p, factor });

@@ -2,21 +2,14 @@
 
 use candle_core::{Result, Tensor};
 
-use super::function::{Function, apply1, change};
+use super::function::{Function, apply1};
 use super::plain;
 use crate::model::Activation;
 use crate::model::kernels::{self, Mat};
 
-/// `f(x)`. Takes `x`, so that without a gradient the numbers change where they are.
-pub(crate) fn activate(x: Tensor, activation: Activation) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return plain::activate(&x, activation);
-    }
-    if x.track_op() {
-        return apply1(Activate(activation), &x.contiguous()?);
-    }
-    change(&x, |numbers| kernels::activate(activation, numbers))?;
-    Ok(x)
+/// `f(x)`
+pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    if x.device().is_cpu() { apply1(Activate(activation), &x.contiguous()?) } else { plain::activate(x, activation) }
 }
 
 /// `f(left half)·right half` of each row.

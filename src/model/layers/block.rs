@@ -61,9 +61,9 @@ impl Block {
         let [q, k, v] = qkv;
         let (q, k, v) = (q.forward(x, pass)?, k.forward(x, pass)?, v.forward(x, pass)?);
         let mixed = attention([&q, &k, &v], &pass.bounds, self.heads, self.window)?;
-        let x = norm.of_sum(self.attention_output.forward(&mixed, pass)?, x)?;
-        let wide = activate(self.intermediate.forward(&x, pass)?, self.activation)?;
-        self.feed_forward_norm.of_sum(self.output.forward(&wide, pass)?, &x)
+        let x = norm.of_sum(&self.attention_output.forward(&mixed, pass)?, x)?;
+        let wide = activate(&self.intermediate.forward(&x, pass)?, self.activation)?;
+        self.feed_forward_norm.of_sum(&self.output.forward(&wide, pass)?, &x)
     }
 
     fn pre_norm(
@@ -77,7 +77,7 @@ impl Block {
         let normal = norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))?;
         let mut qkv = qkv.forward(&normal, pass)?;
         if let Some(rotary) = rotary {
-            qkv = rotary.forward(qkv, &pass.bounds)?;
+            qkv = rotary.forward(&qkv, &pass.bounds)?;
         }
         let hidden = x.dim(1)?;
         let third = |i| qkv.narrow(1, i * hidden, hidden);

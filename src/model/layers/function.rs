@@ -2,9 +2,7 @@
 
 use std::ops::Deref;
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
 use crate::model::kernels::Mat;
 
@@ -33,12 +31,6 @@ pub(super) fn apply2<F: Function<2>>(function: F, x: &Tensor, y: &Tensor) -> Res
 /// `function(x, y, z)`, with its gradients.
 pub(super) fn apply3<F: Function<3>>(function: F, [x, y, z]: [&Tensor; 3]) -> Result<Tensor> {
     x.apply_op3(y, z, Op(function))
-}
-
-/// Changes the numbers of `x` where they are. Only for a tensor that nothing else holds and no gradient needs.
-pub(super) fn change(x: &Tensor, kernel: impl Fn(&mut [f32])) -> Result<()> {
-    debug_assert!(!x.track_op(), "a tracked tensor keeps its numbers for the backward pass");
-    x.inplace_op1(&InPlace(kernel))
 }
 
 /// A CPU tensor of `data` in rows of `cols`.
@@ -190,21 +182,5 @@ impl<F: Function<3>> CustomOp3 for Op<F> {
     fn bwd(&self, x: &Tensor, y: &Tensor, z: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Three> {
         let [dx, dy, dz] = self.gradients([x, y, z], gradient)?;
         Ok((dx, dy, dz))
-    }
-}
-
-struct InPlace<F>(F);
-
-impl<F: Fn(&mut [f32])> InplaceOp1 for InPlace<F> {
-    fn name(&self) -> &'static str {
-        "in place"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        match (storage, layout.contiguous_offsets()) {
-            (CpuStorage::F32(numbers), Some((start, end))) => (self.0)(&mut numbers[start..end]),
-            _ => bail!("wanted a contiguous f32 tensor"),
-        }
-        Ok(())
     }
 }

@@ -54,10 +54,7 @@ const SITE: Site = Site { layer: 3, linear: Role::Query };
 
 fn lora(delta: Option<(&Tensor, &Tensor)>, bias: Option<&Tensor>) -> LoraWeights {
     let delta = delta.map(|(a, b)| (SITE, Delta { a: a.clone(), b: b.clone(), scale: 1.5 }));
-    LoraWeights {
-        deltas: delta.into_iter().collect(),
-        bias_deltas: bias.map(|bias| (SITE, bias.clone())).into_iter().collect(),
-    }
+    LoraWeights::new(delta.into_iter().collect(), bias.map(|bias| (SITE, bias.clone())).into_iter().collect())
 }
 
 /// The adapters of rows 2..5 and 5..9 of twelve; the second brings a bias.
@@ -151,8 +148,7 @@ fn activations() {
     for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
         let what = format!("{activation:?}");
         // a copy, because without a gradient the numbers change where they are
-        let copied = |x: &Tensor| if x.track_op() { Ok(x.clone()) } else { x.copy() };
-        let run = |x: &[Tensor]| activate(copied(&x[0])?, activation);
+        let run = |x: &[Tensor]| activate(&x[0], activation);
         check(&what, &[tensor(5, 33, 1)], run, |x| plain::activate(&x[0], activation));
         let gated = |x: &[Tensor]| plain::activate(&x[0].narrow(1, 0, 17)?, activation)? * x[0].narrow(1, 17, 17)?;
         check(&what, &[tensor(5, 34, 1)], |x| activate_gated(&x[0], activation), gated);
@@ -166,8 +162,7 @@ fn norms() {
         let norm = Norm::new(gain.clone(), bias.clone(), eps);
         let twin = |x: &Tensor| plain::layer_norm(x, &gain, bias.as_ref(), eps);
         check("norm", &[tensor(5, 33, 1)], |x| norm.forward(&x[0]), |x| twin(&x[0]));
-        let copied = |x: &Tensor| if x.track_op() { Ok(x.clone()) } else { x.copy() };
-        let sum = |x: &[Tensor]| norm.of_sum(copied(&x[0])?, &x[1]);
+        let sum = |x: &[Tensor]| norm.of_sum(&x[0], &x[1]);
         check("norm of a sum", &[tensor(5, 33, 1), tensor(5, 33, 2)], sum, |x| twin(&(&x[0] + &x[1])?));
     }
 }
@@ -195,8 +190,7 @@ fn attention_of_whole_tensors_and_of_views() {
 fn rotary_positions() {
     let bounds: Arc<[usize]> = Arc::from([0, 3, 9]);
     let rotary = Rotary::new(6, 4, 10.0, &Device::Cpu).unwrap();
-    let copied = |x: &Tensor| if x.track_op() { Ok(x.clone()) } else { x.copy() };
-    let run = |x: &[Tensor]| rotary.forward(copied(&x[0])?, &bounds);
+    let run = |x: &[Tensor]| rotary.forward(&x[0], &bounds);
     check("rotary", &[tensor(9, 24, 1)], run, |x| rotary.plain(&x[0], &bounds));
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::function::{Function, apply1, apply3, floats, matrix};
+use super::function::{Function, apply1, apply3, floats};
 use super::{Pass, Place, plain};
 use crate::model::kernels::{self, Dropout, Mat, MatMut, multiply, multiply_add};
 use crate::model::{Delta, Site};
@@ -21,13 +21,6 @@ struct Part<'a> {
     delta: Option<&'a Delta>,
     /// (out)
     bias: Option<&'a Tensor>,
-}
-
-impl Part<'_> {
-    fn is_tracked(&self) -> bool {
-        self.delta.is_some_and(|delta| delta.a.track_op() || delta.b.track_op())
-            || self.bias.is_some_and(Tensor::track_op)
-    }
 }
 
 impl Linear {
@@ -51,19 +44,19 @@ impl Linear {
         if !x.device().is_cpu() {
             return self.plain(x, pass);
         }
-        let parts = self.parts(pass)?;
-        if x.track_op() || parts.iter().any(Part::is_tracked) {
-            self.differentiable(x, &parts, pass)
-        } else {
-            self.fused(x, &parts)
-        }
+        self.differentiable(x, &self.parts(pass)?, pass)
+    }
+
+    /// Wᵀ, (in, out), and the bias, (out).
+    pub(crate) fn weights(&self) -> (&Tensor, Option<&Tensor>) {
+        (&self.base.weight, self.base.bias.as_ref())
     }
 
     fn parts<'a>(&self, pass: &Pass<'a>) -> Result<Vec<Part<'a>>> {
         let (out, width) = self.shape();
         let mut parts = Vec::new();
         for (rows, weights) in &pass.adapters.0 {
-            let (delta, bias) = (weights.deltas.get(&self.site), weights.bias_deltas.get(&self.site));
+            let (delta, bias) = (weights.deltas().get(&self.site), weights.bias_deltas().get(&self.site));
             let rank = delta.map_or(0, |delta| delta.a.dims()[0]);
             let fits = delta.is_none_or(|delta| delta.a.dims() == [rank, width] && delta.b.dims() == [out, rank]);
             if !fits || bias.is_some_and(|bias| bias.dims() != [out]) {
@@ -74,28 +67,6 @@ impl Linear {
             }
         }
         Ok(parts)
-    }
-
-    /// Everything in one buffer; nothing is tracked.
-    fn fused(&self, x: &Tensor, parts: &[Part<'_>]) -> Result<Tensor> {
-        let x = x.contiguous()?;
-        let x = floats(&x)?;
-        let x = x.mat()?;
-        let (mut y, cols) = self.base.forward([x])?;
-        for part in parts {
-            let mut y = MatMut::new(&mut y, x.rows(), cols);
-            let mut y = y.block(part.rows.clone(), 0..cols);
-            if let Some(bias) = part.bias {
-                let bias = floats(bias)?;
-                (0..y.rows()).for_each(|row| kernels::add(y.row(row), &bias));
-            }
-            if let Some(delta) = part.delta {
-                let (a, b) = (floats(&delta.a)?, floats(&delta.b)?);
-                let x = x.block(part.rows.clone(), 0..x.cols());
-                add_update(y, x, a.mat()?, b.mat()?, delta.scale as f32);
-            }
-        }
-        matrix(y, cols)
     }
 
     /// Each part by an operation of its own, the rows between them by the base alone.

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::function::{Function, apply1, apply2, change, floats};
+use super::function::{Function, apply1, apply2, floats};
 use super::plain;
 use crate::model::kernels::{self, Mat, NormWeights};
 
@@ -27,18 +27,18 @@ impl Norm {
         if x.device().is_cpu() { apply1(Alone(self.clone()), &x.contiguous()?) } else { self.plain(x) }
     }
 
-    /// The norm of each row of `x + residual`. Takes `x`, so that without a gradient the numbers change where they are.
-    pub(super) fn of_sum(&self, x: Tensor, residual: &Tensor) -> Result<Tensor> {
-        if !x.device().is_cpu() {
-            return self.plain(&(x + residual)?);
+    /// The norm of each row of `x + residual`.
+    pub(super) fn of_sum(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        if x.device().is_cpu() {
+            apply2(Sum(self.clone()), x, &residual.contiguous()?)
+        } else {
+            self.plain(&(x + residual)?)
         }
-        if x.track_op() || residual.track_op() {
-            return apply2(Sum(self.clone()), &x, &residual.contiguous()?);
-        }
-        let residual = residual.contiguous()?;
-        let residual = floats(&residual)?;
-        self.weights(|weights| change(&x, |numbers| kernels::layer_norm(numbers, Some(&residual), weights)))??;
-        Ok(x)
+    }
+
+    /// Gain, bias and the term that keeps the root off zero.
+    pub(crate) fn parts(&self) -> (&Tensor, Option<&Tensor>, f64) {
+        (&self.gain, self.bias.as_ref(), self.eps)
     }
 
     fn plain(&self, x: &Tensor) -> Result<Tensor> {

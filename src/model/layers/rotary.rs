@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::function::{Function, apply1, change, floats};
+use super::function::{Function, apply1, floats};
 use super::plain;
 use crate::model::kernels::{self, Angles, Mat, Turn};
 
@@ -29,21 +29,18 @@ impl Rotary {
         Ok(Self { cos: angles(f32::cos)?, sin: angles(f32::sin)? })
     }
 
-    /// Turns queries and keys, the first two thirds of each row of `qkv`. Takes it, so that without a gradient the
-    /// numbers change where they are.
-    pub(super) fn forward(&self, qkv: Tensor, bounds: &Arc<[usize]>) -> Result<Tensor> {
-        if !qkv.device().is_cpu() {
-            return self.plain(&qkv, bounds);
+    /// Turns queries and keys, the first two thirds of each row of `qkv`.
+    pub(super) fn forward(&self, qkv: &Tensor, bounds: &Arc<[usize]>) -> Result<Tensor> {
+        if qkv.device().is_cpu() {
+            apply1(Turned { rotary: self.clone(), bounds: bounds.clone() }, &qkv.contiguous()?)
+        } else {
+            self.plain(qkv, bounds)
         }
-        let turned = Turned { rotary: self.clone(), bounds: bounds.clone() };
-        if qkv.track_op() {
-            return apply1(turned, &qkv.contiguous()?);
-        }
-        let width = qkv.dim(1)?;
-        turned.angles(|angles, heads| {
-            change(&qkv, |xs| kernels::rotate(xs, width, heads(width), bounds, angles, Turn::Forth))
-        })??;
-        Ok(qkv)
+    }
+
+    /// Cosines and sines.
+    pub(crate) fn tables(&self) -> [&Tensor; 2] {
+        [&self.cos, &self.sin]
     }
 
     pub(super) fn plain(&self, qkv: &Tensor, bounds: &[usize]) -> Result<Tensor> {

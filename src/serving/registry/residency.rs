@@ -53,7 +53,7 @@ pub(super) struct Facts {
 impl Facts {
     fn of(adapter: &ResidentAdapter) -> Self {
         let bundle = &adapter.bundle;
-        let sites = bundle.lora.deltas.keys().chain(bundle.lora.bias_deltas.keys());
+        let sites = bundle.lora.deltas().keys().chain(bundle.lora.bias_deltas().keys());
         let layers: BTreeSet<usize> = sites.map(|site| site.layer).collect();
         Self {
             family: bundle.family(),
@@ -237,8 +237,8 @@ impl Residency {
 
     /// Makes a version that has already run resident.
     pub(super) fn adopt(&self, version: &Arc<Version>, bundle: AdapterBundle, room: Room) {
-        let adapter = ResidentAdapter::new(version.identity(bundle.family()), bundle);
-        if let Err(error) = self.settle(version, Arc::new(adapter), room) {
+        let adapter = ResidentAdapter::new(version.identity(bundle.family()), bundle, self.engine.encoder());
+        if let Err(error) = adapter.and_then(|adapter| self.settle(version, Arc::new(adapter), room)) {
             info!(adapter = %version.name, version = version.version, %error, "published, not resident");
         }
     }

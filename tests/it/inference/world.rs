@@ -128,7 +128,7 @@ pub(crate) fn resident(name: &str, bundle: AdapterBundle) -> Arc<ResidentAdapter
     assert_eq!(LabelSet::new(bundle.card.labels.clone()).unwrap(), bundle.labels);
     let identity =
         AdapterIdentity { name: name.parse().unwrap(), version: 1, digest: fingerprint(), family: bundle.family() };
-    Arc::new(ResidentAdapter::new(identity, bundle))
+    Arc::new(ResidentAdapter::new(identity, bundle, &encoder()).unwrap())
 }
 
 /// What differs between the tests' services.
