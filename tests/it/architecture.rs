@@ -18,7 +18,7 @@ const LAYERS: [(&str, &str); 10] = [
 ];
 
 /// An outside crate that shapes the code around it stays with its owners.
-const OWNERS: [(&str, &str); 18] = [
+const OWNERS: [(&str, &str); 19] = [
     ("axum", "transport"),
     ("hyper", "transport"),
     ("tonic", "transport"),
@@ -29,6 +29,7 @@ const OWNERS: [(&str, &str); 18] = [
     ("candle_nn", "model training"),
     ("gemm", "model"),
     ("pulp", "model"),
+    ("half", "model"),
     ("ureq", "backbone"),
     ("zip", "backbone"),
     ("tar", "adapter"),

@@ -130,11 +130,11 @@ async fn an_uploaded_dataset_becomes_an_adapter_that_answers() {
 
     let again = house.submit(json!({"init_from": "moods@1", "gate": {"metric": "accuracy", "min": 1.0}})).await;
     let job = loop {
+        let last = house.jobs.events(&again, 0, usize::MAX).await.unwrap().last().unwrap().id;
         let job = house.jobs.get(&again).await.unwrap();
         if job.status.is_final() {
             break job;
         }
-        let last = house.jobs.events(&again, 0, usize::MAX).await.unwrap().last().unwrap().id;
         house.jobs.wait_for_events(&again, last).await.unwrap();
     };
     let versions = house.registry.get(&"moods".parse().unwrap()).unwrap().versions.len();
@@ -167,11 +167,12 @@ async fn a_run_that_was_paused_and_one_cut_by_a_restart_end_in_the_same_adapter(
     // It may have come to its end meanwhile: then there is nothing to disturb, and the digest still tells.
     if house.jobs.pause(&id).await.is_ok() {
         let job = loop {
+            // before the state: what happens between the two must not be waited for again
+            let last = house.jobs.events(&id, 0, usize::MAX).await.unwrap().last().unwrap().id;
             let job = house.jobs.get(&id).await.unwrap();
             if job.status == JobState::Paused || job.status.is_final() {
                 break job;
             }
-            let last = house.jobs.events(&id, 0, usize::MAX).await.unwrap().last().unwrap().id;
             house.jobs.wait_for_events(&id, last).await.unwrap();
         };
         if job.status == JobState::Paused {

@@ -1,5 +1,10 @@
 //! AVX2 and FMA: 6 rows × 2 vectors of 8, twelve of the sixteen registers.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+};
+
 use super::{Isa, TileArgs};
 use crate::model::kernels::packed::narrow;
 
@@ -37,11 +42,6 @@ impl Isa for Avx2 {
         narrow::plain(to, to_stride, from, from_stride, rows, cols);
     }
 }
-
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{
-    __m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-};
 
 /// # Safety
 /// As [`Isa::tile`], for `R` rows and `V` vectors.

@@ -1,5 +1,10 @@
 //! AVX-512 with f32: 8 rows × 3 vectors of 16 leave 8 registers for operands.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+};
+
 use super::{Isa, TileArgs};
 use crate::model::kernels::packed::narrow;
 
@@ -37,11 +42,6 @@ impl Isa for Avx512 {
         narrow::plain(to, to_stride, from, from_stride, rows, cols);
     }
 }
-
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{
-    __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
-};
 
 /// # Safety
 /// As [`Isa::tile`], for `R` rows and `V` vectors.

@@ -1,5 +1,13 @@
 //! AVX512-BF16: `vdpbf16ps` adds two products of bf16 numbers to each of sixteen f32 sums.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m256bh, __m256i, __m512bh, _mm256_mask_storeu_epi16, _mm256_storeu_si256, _mm512_cvtneps_pbh, _mm512_dpbf16_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+};
+#[cfg(target_arch = "x86_64")]
+use std::mem::transmute;
+
 use half::bf16;
 
 use super::{Isa, TileArgs};
@@ -53,12 +61,6 @@ impl Isa for Avx512Bf16 {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{
-    __m512bh, _mm256_mask_storeu_epi16, _mm256_storeu_si256, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
-};
-
 /// # Safety
 /// As [`Isa::tile`], for `R` rows and `V` vectors.
 #[cfg(target_arch = "x86_64")]
@@ -77,10 +79,10 @@ unsafe fn tile<const R: usize, const V: usize>(args: TileArgs<bf16>) {
         }
         for pair in 0..depth / 2 {
             let columns: [__m512bh; V] =
-                std::array::from_fn(|v| std::mem::transmute(_mm512_loadu_si512(panel.add((pair * V + v) * 32).cast())));
+                std::array::from_fn(|v| transmute(_mm512_loadu_si512(panel.add((pair * V + v) * 32).cast())));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let two = a.add(r * stride + 2 * pair).cast::<i32>().read_unaligned();
-                let two: __m512bh = std::mem::transmute(_mm512_set1_epi32(two));
+                let two: __m512bh = transmute(_mm512_set1_epi32(two));
                 for (sum, column) in sums.iter_mut().zip(columns) {
                     *sum = _mm512_dpbf16_ps(*sum, two, column);
                 }
@@ -106,12 +108,12 @@ unsafe fn narrow(to: *mut bf16, to_stride: usize, from: *const f32, from_stride:
         unsafe {
             let (to, from) = (to.add(row * to_stride), from.add(row * from_stride));
             for col in (0..cols - rest).step_by(16) {
-                let sixteen = std::mem::transmute(_mm512_cvtneps_pbh(_mm512_loadu_ps(from.add(col))));
+                let sixteen = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from.add(col))));
                 _mm256_storeu_si256(to.add(col).cast(), sixteen);
             }
             if rest > 0 {
                 let some = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from.add(cols - rest)));
-                _mm256_mask_storeu_epi16(to.add(cols - rest).cast(), mask, std::mem::transmute(some));
+                _mm256_mask_storeu_epi16(to.add(cols - rest).cast(), mask, transmute::<__m256bh, __m256i>(some));
             }
         }
     }
