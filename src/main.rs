@@ -4,5 +4,6 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     trunkline::model::kernels::single_threaded_pools();
+    trunkline::model::kernels::keep_large_blocks();
     trunkline::app::run(std::env::args_os())
 }

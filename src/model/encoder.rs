@@ -94,7 +94,7 @@ impl Encoder {
     }
 
     fn build(config: EncoderConfig, weights: &Weights, device: &Device, kernel: Kernel) -> Result<Self> {
-        let loader = Loader { config: &config, weights, device };
+        let loader = Loader { config: &config, weights, device, kernel };
         let (embeddings, blocks) = (loader.embeddings()?, loader.blocks()?);
         let (final_norm, shared) = (loader.final_norm()?, loader.shared()?);
         let packed = device.is_cpu().then(|| PackedLayers::new(kernel, &blocks, &config)).transpose()?;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor};
 
 use crate::domain::Result;
+use crate::model::kernels::packed::Kernel;
 use crate::model::layers::{Block, BlockShape, Embeddings, Linear, Norm, Rotary};
 use crate::model::weights::Weights;
 use crate::model::{Architecture, EncoderConfig, LayerAttention, Linear as Role, Site};
@@ -14,6 +15,8 @@ pub(super) struct Loader<'a> {
     pub(super) config: &'a EncoderConfig,
     pub(super) weights: &'a Weights,
     pub(super) device: &'a Device,
+    /// Of training's products with frozen weights.
+    pub(super) kernel: Kernel,
 }
 
 impl Loader<'_> {
@@ -133,7 +136,7 @@ impl Loader<'_> {
         let (out, width) = self.config.linear_shape(role);
         let weight = self.weights.get(&format!("{path}.weight"), &[out, width])?;
         let bias = self.weights.get_if(self.config.has_bias(role), &format!("{path}.bias"), &[out])?;
-        Ok(Linear::new(site, &weight, bias)?)
+        Ok(Linear::new(site, &weight, bias, self.kernel)?)
     }
 
     fn layer_norm(&self, layer: usize, name: &str) -> Result<Norm> {

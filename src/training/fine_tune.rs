@@ -9,6 +9,7 @@ use tracing::info;
 use crate::adapter::{AdapterBundle, AdapterFiles};
 use crate::domain::{Digest, Error, Family, FineTuneSpec, GateMetric, Result};
 use crate::model::Encoder;
+use crate::model::kernels::give_back_memory;
 use crate::text::Tokenizer;
 use crate::training::card::{Account, account};
 use crate::training::collate::check_family;
@@ -103,7 +104,10 @@ pub enum Outcome {
 
 /// Runs to the end, a pause or a cancel. Blocking; does its work on threads of its own.
 pub fn fine_tune(mut setup: FineTuneSetup, observer: &mut dyn Observer) -> Result<Outcome> {
-    match run(&mut setup, observer) {
+    let ended = run(&mut setup, observer);
+    drop(setup);
+    give_back_memory();
+    match ended {
         Ok(trained) => Ok(Outcome::Finished(Box::new(trained))),
         Err(Halt::Stopped(control)) => Ok(Outcome::Stopped(control)),
         Err(Halt::Failed(error)) => Err(error),

@@ -64,6 +64,17 @@ impl<'a> Mat<'a> {
         &self.data[row * self.row_stride..][..self.cols]
     }
 
+    #[inline]
+    pub fn at(&self, row: usize, col: usize) -> f32 {
+        self.data[row * self.row_stride + col * self.col_stride]
+    }
+
+    /// All numbers from the first row on, and how far apart rows begin; of a view that is not transposed.
+    pub(super) fn rows_from_first(&self) -> (&'a [f32], usize) {
+        assert!(self.col_stride == 1, "a view that is not transposed");
+        (self.data, self.row_stride)
+    }
+
     /// Its numbers row after row; of a view that is not transposed.
     pub fn to_vec(&self) -> Vec<f32> {
         let mut numbers = Vec::with_capacity(self.rows * self.cols);

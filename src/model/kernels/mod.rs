@@ -22,4 +22,4 @@ pub use matrix::{Mat, MatMut};
 pub use norm::{NormWeights, layer_norm, layer_norm_backward};
 pub use product::{multiply, multiply_add};
 pub use rotary::{Angles, Turn, rotate};
-pub use threads::{lower_priority, single_threaded_pools};
+pub use threads::{give_back_memory, keep_large_blocks, lower_priority, single_threaded_pools};

@@ -8,6 +8,7 @@ use super::attention::attention;
 use super::linear::Linear;
 use super::{Norm, Pass, Place, Rotary};
 use super::{activate, activate_gated, dense, dropout, first_rows, mean_rows, plain};
+use crate::model::kernels::packed::Kernel;
 use crate::model::kernels::testing::{assert_close, numbers};
 use crate::model::{Activation, Delta, Linear as Role, LoraWeights, Mode, SegmentAdapters, Site};
 
@@ -69,7 +70,7 @@ fn two_adapters(linear: &Linear, inputs: &[Tensor], mode: Mode, is_plain: bool) 
 #[test]
 fn a_linear_with_adapters_in_segments() {
     for bias in [Some(vector(7, 20)), None] {
-        let linear = Linear::new(SITE, &tensor(7, 10, 21), bias).unwrap();
+        let linear = Linear::new(SITE, &tensor(7, 10, 21), bias, Kernel::best(false)).unwrap();
         let inputs =
             [tensor(12, 10, 1), tensor(2, 10, 2), tensor(7, 2, 3), tensor(3, 10, 4), tensor(7, 3, 5), vector(7, 6)];
         let run = |is_plain| {
@@ -82,7 +83,7 @@ fn a_linear_with_adapters_in_segments() {
 
 #[test]
 fn a_linear_with_one_adapter_and_dropout() {
-    let linear = Linear::new(SITE, &tensor(7, 10, 21), Some(vector(7, 20))).unwrap();
+    let linear = Linear::new(SITE, &tensor(7, 10, 21), Some(vector(7, 20)), Kernel::best(false)).unwrap();
     let inputs = [tensor(12, 10, 1), tensor(2, 10, 2), tensor(7, 2, 3)];
     for mode in [Mode::Eval, TRAIN] {
         let run = |is_plain: bool, inputs: &[Tensor]| {
@@ -102,7 +103,7 @@ fn a_linear_with_one_adapter_and_dropout() {
 
 #[test]
 fn an_adapters_halves_get_gradients_where_the_hidden_states_need_none() {
-    let linear = Linear::new(SITE, &tensor(7, 10, 21), None).unwrap();
+    let linear = Linear::new(SITE, &tensor(7, 10, 21), None, Kernel::best(false)).unwrap();
     let x = tensor(12, 10, 1);
     let inputs = [tensor(2, 10, 2), tensor(7, 2, 3)];
     let run = |is_plain: bool, inputs: &[Tensor]| {
@@ -116,7 +117,7 @@ fn an_adapters_halves_get_gradients_where_the_hidden_states_need_none() {
 
 #[test]
 fn an_update_that_does_not_fit_is_an_error() {
-    let linear = Linear::new(SITE, &tensor(7, 10, 21), None).unwrap();
+    let linear = Linear::new(SITE, &tensor(7, 10, 21), None, Kernel::best(false)).unwrap();
     for (a, b) in [((2, 9), (7, 2)), ((2, 10), (7, 3)), ((2, 10), (6, 2))] {
         let adapter = lora(Some((&tensor(a.0, a.1, 1), &tensor(b.0, b.1, 2))), None);
         let adapters = SegmentAdapters(vec![(0..12, &adapter)]);

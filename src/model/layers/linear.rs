@@ -1,11 +1,13 @@
 //! A frozen linear of the encoder, with each segment's low-rank update: base product once for all tokens.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
 use super::function::{Function, apply1, apply3, floats};
 use super::{Pass, Place, plain};
+use crate::model::kernels::packed::{Frozen, Kernel};
 use crate::model::kernels::{self, Dropout, Mat, MatMut, multiply, multiply_add};
 use crate::model::{Delta, Site};
 
@@ -25,8 +27,9 @@ struct Part<'a> {
 
 impl Linear {
     /// `weight` as checkpoints keep it, (out, in).
-    pub(crate) fn new(site: Site, weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        Ok(Self { site, base: Base { weight: weight.t()?.contiguous()?, bias } })
+    pub(crate) fn new(site: Site, weight: &Tensor, bias: Option<Tensor>, kernel: Kernel) -> Result<Self> {
+        let frozen = Arc::new(Frozen::new(kernel));
+        Ok(Self { site, base: Base { weight: weight.t()?.contiguous()?, bias, frozen } })
     }
 
     /// (out, in)
@@ -158,17 +161,19 @@ fn add_update(y: MatMut<'_>, x: Mat<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32) {
 /// The base product alone.
 #[derive(Clone)]
 struct Base {
-    /// Wᵀ, (in, out): packing it for a product of few rows takes half as long as packing W.
+    /// Wᵀ, (in, out)
     weight: Tensor,
     /// (out)
     bias: Option<Tensor>,
+    /// The weight as products read it.
+    frozen: Arc<Frozen>,
 }
 
 impl Base {
     /// `gradient·W`
     fn pull(&self, gradient: Mat<'_>) -> Result<Vec<f32>> {
         let weight = floats(&self.weight)?;
-        Ok(affine(gradient, weight.mat()?.t(), None))
+        Ok(self.frozen.pull(gradient, weight.mat()?))
     }
 }
 
@@ -178,7 +183,7 @@ impl Function<1> for Base {
     fn forward(&self, [x]: [Mat<'_>; 1]) -> Result<(Vec<f32>, usize)> {
         let weight = floats(&self.weight)?;
         let bias = self.bias.as_ref().map(floats).transpose()?;
-        Ok((affine(x, weight.mat()?, bias.as_deref()), weight.mat()?.cols()))
+        Ok((self.frozen.multiply(x, weight.mat()?, bias.as_deref()), weight.mat()?.cols()))
     }
 
     fn backward(&self, _: [Mat<'_>; 1], gradient: Mat<'_>, _: [bool; 1]) -> Result<[Option<Vec<f32>>; 1]> {

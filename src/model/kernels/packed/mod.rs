@@ -5,12 +5,14 @@
 //! [`Kernel`] says which instructions run. `tile` has one file each; all else is written once, for every kernel.
 
 mod attention;
+mod frozen;
 mod narrow;
 mod panels;
 mod product;
 mod tile;
 
 pub use attention::{Heads, attention};
+pub use frozen::Frozen;
 pub use narrow::round;
 pub use panels::{Number, Panels};
 pub use product::{Finish, LowRank, Operand, Update, product};

@@ -6,6 +6,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::Isa;
+use crate::model::kernels::Mat;
 
 /// What a kernel multiplies.
 pub trait Number: Copy + Default + Send + Sync + PartialEq + std::fmt::Debug + 'static {
@@ -81,6 +82,11 @@ impl<N: Number> Panels<N> {
     pub fn of_rows<I: Isa<Number = N>>(weight: &[f32], cols: usize, depth: usize) -> Self {
         assert_eq!(weight.len(), cols * depth, "{cols} rows of {depth}");
         Self::pack::<I>(cols, depth, |k, col| weight[col * depth + k])
+    }
+
+    /// From a (depth, columns) matrix.
+    pub fn of_mat<I: Isa<Number = N>>(weight: Mat<'_>) -> Self {
+        Self::pack::<I>(weight.cols(), weight.rows(), |k, col| weight.at(k, col))
     }
 
     /// From row-major (depth, columns) matrices, side by side.
