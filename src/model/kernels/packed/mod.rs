@@ -8,6 +8,7 @@ mod attention;
 mod frozen;
 mod narrow;
 mod panels;
+mod peak;
 mod product;
 mod tile;
 
@@ -15,6 +16,7 @@ pub use attention::{Heads, attention};
 pub use frozen::Frozen;
 pub use narrow::round;
 pub use panels::{Number, Panels};
+pub use peak::multiply_tiles;
 pub use product::{Finish, LowRank, Operand, Update, product};
 pub use tile::{Avx2, Avx512, Avx512Bf16, Isa, Portable};
 
