@@ -2,5 +2,6 @@
 
 mod engine;
 mod lifecycle;
+mod mixes;
 mod requests;
 pub(crate) mod world;

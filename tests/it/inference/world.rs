@@ -29,7 +29,7 @@ pub(crate) const TEXTS: [&str; 6] = [
     "Alice, Bob and Carol went from Paris to London by train last week",
 ];
 
-fn folder() -> &'static Path {
+pub(crate) fn folder() -> &'static Path {
     Path::new("tests/fixtures/architectures/bert")
 }
 
@@ -73,7 +73,11 @@ impl Kind {
         self.bundle_with(|rng| rng.random_range(-0.4..0.4))
     }
 
-    pub(crate) fn bundle_with(self, mut weight: impl FnMut(&mut ChaCha8Rng) -> f32) -> AdapterBundle {
+    pub(crate) fn bundle_with(self, weight: impl FnMut(&mut ChaCha8Rng) -> f32) -> AdapterBundle {
+        self.bundle_for(&encoder(), weight)
+    }
+
+    pub(crate) fn bundle_for(self, encoder: &Encoder, mut weight: impl FnMut(&mut ChaCha8Rng) -> f32) -> AdapterBundle {
         let config = LoraConfig {
             rank: self.rank,
             alpha: 8.0,
@@ -91,7 +95,7 @@ impl Kind {
             thresholds: BTreeMap::new(),
             training: None,
         };
-        let fresh = AdapterBundle::fresh(config, card, &encoder(), self.seed).unwrap();
+        let fresh = AdapterBundle::fresh(config, card, encoder, self.seed).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let mut draw = |tensor: &Tensor| {
             let values: Vec<f32> = (0..tensor.elem_count()).map(|_| weight(&mut rng)).collect();
@@ -99,7 +103,7 @@ impl Kind {
         };
         let tensors: HashMap<String, Tensor> =
             fresh.trainable().into_iter().map(|(name, tensor)| (name, draw(&tensor))).collect();
-        fresh.with_tensors(&encoder(), &tensors).unwrap()
+        fresh.with_tensors(encoder, &tensors).unwrap()
     }
 
     fn label_names(self) -> Vec<String> {

@@ -21,6 +21,6 @@ pub(crate) fn default_backbone() -> &'static Path {
 }
 
 #[allow(clippy::disallowed_methods)] // tests have no configuration of their own
-fn env(name: &str) -> Option<String> {
+pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
