@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Storage, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -93,11 +93,17 @@ fn read_tensor(view: &TensorView<'_>, device: &Device) -> Result<Tensor> {
         return Err(Error::unprocessable(format!("is empty, shape {:?}", view.shape())));
     }
     let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?.to_dtype(DType::F32)?;
-    let wrong = tensor.flatten_all()?.to_vec1::<f32>()?.iter().filter(|value| !value.is_finite()).count();
+    let wrong = not_finite(&tensor)?;
     if wrong > 0 {
         return Err(Error::unprocessable(format!("holds {wrong} values that are not finite (NaN or infinite)")));
     }
     Ok(tensor.to_device(device)?)
+}
+
+fn not_finite(tensor: &Tensor) -> Result<usize> {
+    let (storage, _whole) = tensor.storage_and_layout();
+    let Storage::Cpu(numbers) = &*storage else { return Err(Error::internal("a tensor just read is not in memory")) };
+    Ok(numbers.as_slice::<f32>()?.iter().filter(|value| !value.is_finite()).count())
 }
 
 /// The name in the file.

@@ -76,7 +76,7 @@ fn head_logits(adapter: &ResidentAdapter, hidden: &Tensor, bounds: &[usize]) -> 
     let start = bounds[0];
     let own: Vec<usize> = bounds.iter().map(|bound| bound - start).collect();
     let segment = hidden.narrow(0, start, own[own.len() - 1])?;
-    let head = &adapter.bundle.head;
+    let head = &adapter.head;
     let logits = head.forward(&segment, &own, Mode::Eval)?;
     let labels = logits.dim(1)?;
     let values = to_floats(&logits)?;

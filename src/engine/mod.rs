@@ -7,6 +7,7 @@ mod plan;
 mod resident;
 mod worker;
 
+pub use crate::model::kernels::give_back_memory;
 pub use batch::{Batch, BatchOutput, BatchSequence, Output, Work};
 pub use resident::ResidentAdapter;
 pub use worker::{Engine, EngineConfig, Slot};

@@ -64,7 +64,7 @@ impl<'a> Plan<'a> {
             let key: TextKey<'a> = (&sequence.ids, &sequence.type_ids);
             let text = *text_of.entry(key).or_insert_with(|| push(&mut plan.texts, key));
             let adapter = sequence.work.adapter();
-            let fork = adapter.and_then(|a| a.bundle.lora.lowest_layer()).map_or(layers, |layer| layer.min(layers));
+            let fork = adapter.and_then(|a| a.lora.lowest_layer()).map_or(layers, |layer| layer.min(layers));
             plan.branch_of[at] = *branch_at
                 .entry((address(adapter), text))
                 .or_insert_with(|| push(&mut plan.branches, Branch { text, adapter, fork }));
@@ -146,8 +146,8 @@ impl<'a> Plan<'a> {
             let Lane::Branch(branch) = lane else { continue };
             let Some(adapter) = self.branches[branch].adapter else { continue };
             match segments.last_mut() {
-                Some((range, lora)) if std::ptr::eq(*lora, &adapter.bundle.lora) => range.end = bounds[1],
-                _ => segments.push((bounds[0]..bounds[1], &adapter.bundle.lora)),
+                Some((range, lora)) if std::ptr::eq(*lora, &adapter.lora) => range.end = bounds[1],
+                _ => segments.push((bounds[0]..bounds[1], &adapter.lora)),
             }
         }
         SegmentAdapters(segments)

@@ -1,21 +1,42 @@
 //! An adapter version on the device. Dropping the last handle gives its memory back.
 
-use crate::adapter::AdapterBundle;
-use crate::domain::{AdapterIdentity, Result};
-use crate::model::Encoder;
+use std::sync::Arc;
 
+use crate::adapter::{AdapterBundle, AdapterCard};
+use crate::domain::{AdapterIdentity, LabelSet, Result};
+use crate::model::{Encoder, Head, LoraWeights};
+
+/// What serving needs of an adapter; its weights are in the form that the encoder computes with, and in no other.
+#[derive(Clone)]
 pub struct ResidentAdapter {
     pub identity: AdapterIdentity,
-    pub bundle: AdapterBundle,
-    /// Of tensors on the device.
+    pub card: AdapterCard,
+    pub labels: LabelSet,
+    pub head: Head,
+    pub(super) lora: LoraWeights,
+    /// Of the configuration; single modules may have others.
+    pub rank: usize,
+    /// Ascending.
+    pub layers: Vec<usize>,
+    /// Trained numbers: LoRA and head.
+    pub parameters: usize,
+    /// Of weights on the device.
     pub bytes: usize,
 }
 
 impl ResidentAdapter {
     /// Brings the weights into the form `encoder` computes with.
-    pub fn new(identity: AdapterIdentity, mut bundle: AdapterBundle, encoder: &Encoder) -> Result<Self> {
-        encoder.prepare(&mut bundle.lora)?;
-        let bytes = bundle.parameters * size_of::<f32>() + bundle.lora.packed_bytes();
-        Ok(Self { identity, bundle, bytes })
+    pub fn new(identity: AdapterIdentity, bundle: AdapterBundle, encoder: &Encoder) -> Result<Self> {
+        let lora = encoder.prepare(bundle.lora)?;
+        let mut layers: Vec<usize> = lora.sites().iter().map(|site| site.layer).collect();
+        layers.dedup();
+        let (head, rank, parameters) = (bundle.head, bundle.config.rank, bundle.parameters);
+        let bytes = lora.bytes() + head.bytes();
+        Ok(Self { identity, card: bundle.card, labels: bundle.labels, head, lora, rank, layers, parameters, bytes })
+    }
+
+    /// The same weights under another name; they are shared.
+    pub fn identified(&self, identity: AdapterIdentity) -> Arc<Self> {
+        Arc::new(Self { identity, ..self.clone() })
     }
 }

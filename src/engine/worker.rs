@@ -85,16 +85,17 @@ impl Engine {
         self.slot().await?.run(batch).await
     }
 
-    /// Makes an adapter resident: it has run once, with finite scores, when this returns.
-    pub async fn admit(&self, identity: AdapterIdentity, bundle: AdapterBundle) -> Result<Arc<ResidentAdapter>> {
+    /// Makes an adapter resident: it has run once, with finite scores, when this returns. Blocks; the pass runs on the
+    /// caller's thread, so that no request waits for it.
+    pub fn admit(&self, identity: AdapterIdentity, bundle: AdapterBundle) -> Result<Arc<ResidentAdapter>> {
         let adapter = Arc::new(ResidentAdapter::new(identity, bundle, &self.encoder)?);
         let trial = BatchSequence {
             ids: TRIAL_IDS.into(),
             type_ids: [0; TRIAL_IDS.len()].into(),
             work: Work::Head(adapter.clone()),
         };
-        let answer = self.run(Batch { sequences: vec![trial] }).await?;
-        answer.outputs.into_iter().next().ok_or_else(lost)??;
+        let answers = answer(&self.encoder, &Batch { sequences: vec![trial] });
+        answers.outputs.into_iter().next().ok_or_else(lost)??;
         Ok(adapter)
     }
 }

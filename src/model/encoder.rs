@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
@@ -11,6 +11,7 @@ use crate::domain::{Error, Result};
 use crate::model::kernels::packed::Kernel;
 use crate::model::layers::{Block, Embeddings, Norm, Pass};
 use crate::model::loading::Loader;
+use crate::model::lora::tensor_bytes;
 use crate::model::packing::PackedLayers;
 use crate::model::weights::Weights;
 use crate::model::{EncoderConfig, LoraWeights, SegmentAdapters, Site};
@@ -62,13 +63,16 @@ pub struct Encoder {
     config: EncoderConfig,
     device: Device,
     embeddings: Embeddings,
-    blocks: Vec<Block>,
+    /// The layers as training runs them. On the CPU read when they are first needed: a server that never trains never has them.
+    blocks: OnceLock<Vec<Block>>,
     /// After the last layer.
     final_norm: Option<Norm>,
     /// What adapters may bring their own copy of, by its name in the task model.
     shared: HashMap<String, Tensor>,
     /// The layers again, for passes without gradients; on the CPU.
     packed: Option<PackedLayers>,
+    kernel: Kernel,
+    weights: Weights,
 }
 
 impl Encoder {
@@ -89,16 +93,29 @@ impl Encoder {
         let file = folder.join("config.json");
         let json = std::fs::read(&file).map_err(|e| Error::from(e).context(file.display()))?;
         let config = EncoderConfig::from_json(&json).map_err(|e| e.context(folder.display()))?;
-        let weights = Weights::read(&folder.join("model.safetensors"), device)?;
-        Self::build(config, &weights, device, kernel).map_err(|e| e.context(folder.display()))
+        let weights = Weights::open(&folder.join("model.safetensors"), device)?;
+        Self::build(config, weights, device, kernel).map_err(|e| e.context(folder.display()))
     }
 
-    fn build(config: EncoderConfig, weights: &Weights, device: &Device, kernel: Kernel) -> Result<Self> {
-        let loader = Loader { config: &config, weights, device, kernel };
-        let (embeddings, blocks) = (loader.embeddings()?, loader.blocks()?);
-        let (final_norm, shared) = (loader.final_norm()?, loader.shared()?);
-        let packed = device.is_cpu().then(|| PackedLayers::new(kernel, &blocks, &config)).transpose()?;
-        Ok(Self { config, device: device.clone(), embeddings, blocks, final_norm, shared, packed })
+    fn build(config: EncoderConfig, weights: Weights, device: &Device, kernel: Kernel) -> Result<Self> {
+        let loader = Loader { config: &config, weights: &weights, device, kernel };
+        let (embeddings, final_norm, shared) = (loader.embeddings()?, loader.final_norm()?, loader.shared()?);
+        let (packed, blocks) = if device.is_cpu() {
+            (Some(PackedLayers::new(kernel, loader.blocks(), &config)?), OnceLock::new())
+        } else {
+            (None, OnceLock::from(loader.blocks().collect::<Result<Vec<_>>>()?))
+        };
+        let device = device.clone();
+        Ok(Self { config, device, embeddings, blocks, final_norm, shared, packed, kernel, weights })
+    }
+
+    fn blocks(&self) -> Result<&[Block]> {
+        if let Some(blocks) = self.blocks.get() {
+            return Ok(blocks);
+        }
+        let loader = Loader { config: &self.config, weights: &self.weights, device: &self.device, kernel: self.kernel };
+        let blocks = loader.blocks().collect::<Result<_>>()?;
+        Ok(self.blocks.get_or_init(|| blocks))
     }
 
     pub fn config(&self) -> &EncoderConfig {
@@ -121,12 +138,13 @@ impl Encoder {
         self.config.linear_shape(site.linear)
     }
 
-    /// Bytes of the weights.
+    /// Bytes of the weights in memory.
     pub fn memory_bytes(&self) -> usize {
-        let layers = self.blocks.iter().flat_map(Block::tensors).chain(self.final_norm.iter().flat_map(Norm::tensors));
+        let blocks = self.blocks.get().into_iter().flatten();
+        let layers = blocks.flat_map(Block::tensors).chain(self.final_norm.iter().flat_map(Norm::tensors));
         let heads = self.shared.iter().filter(|(name, _)| is_of_head(name)).map(|(_, tensor)| tensor);
         let all = self.embeddings.tensors().chain(layers).chain(heads);
-        let tensors: usize = all.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum();
+        let tensors: usize = all.map(tensor_bytes).sum();
         tensors + self.packed.as_ref().map_or(0, PackedLayers::bytes)
     }
 
@@ -140,13 +158,13 @@ impl Encoder {
         if self.packed.as_ref().is_some_and(|packed| packed.kernel().is_bf16()) { "bf16" } else { "f32" }
     }
 
-    /// Gives `lora` the form this encoder computes with, once, off the path of requests. An adapter that was not prepared is
-    /// packed anew for each pass; one whose weights change must not be prepared.
-    pub fn prepare(&self, lora: &mut LoraWeights) -> Result<()> {
-        if let Some(packed) = &self.packed {
-            lora.packed = Some(Arc::new(packed.pack(lora, &self.config)?));
+    /// Gives `lora` the form this encoder computes with, once, off the path of requests; it can then be neither trained nor
+    /// run by another encoder. An adapter that was not prepared is packed anew for each pass.
+    pub fn prepare(&self, lora: LoraWeights) -> Result<LoraWeights> {
+        match &self.packed {
+            Some(packed) => packed.pack(&lora, &self.config).map(|packed| lora.into_packed(packed)),
+            None => Ok(lora),
         }
-        Ok(())
     }
 
     /// Token embeddings, (tokens, hidden), after the embedding norm.
@@ -168,19 +186,22 @@ impl Encoder {
         let tokens = hidden.dim(0)?;
         check_bounds(bounds, tokens)?;
         adapters.check(tokens)?;
-        let ends = layers.end == self.blocks.len();
-        let blocks = self
-            .blocks
-            .get(layers.clone())
-            .ok_or_else(|| Error::internal(format!("layers {layers:?} of an encoder with {}", self.blocks.len())))?;
+        let count = self.config.layers;
+        let ends = layers.end == count;
+        if layers.start > layers.end || layers.end > count {
+            return Err(Error::internal(format!("layers {layers:?} of an encoder with {count}")));
+        }
         let is_tracked = hidden.track_op() || adapters.0.iter().any(|(_, lora)| lora.is_tracked());
         let hidden = match &self.packed {
             Some(packed) if mode == Mode::Eval && !is_tracked => {
                 packed.forward(hidden, bounds, adapters, layers, &self.config)?
             }
+            _ if adapters.0.iter().any(|(_, lora)| lora.packed.is_some()) => {
+                return Err(Error::internal("an adapter that was prepared for serving cannot be trained"));
+            }
             _ => {
                 let pass = Pass { bounds: Arc::from(bounds), adapters, mode };
-                blocks.iter().try_fold(hidden.clone(), |hidden, block| block.forward(&hidden, &pass))?
+                self.blocks()?[layers].iter().try_fold(hidden.clone(), |hidden, block| block.forward(&hidden, &pass))?
             }
         };
         Ok(match &self.final_norm {

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use crate::domain::{Error, Result};
 use crate::model::encoder::check_bounds;
 use crate::model::layers::{Place, activate, dense, dropout, first_rows, layer_norm, mean_rows};
+use crate::model::lora::tensor_bytes;
 use crate::model::{Activation, Architecture, Encoder, EncoderConfig, Mode};
 
 /// What a head reads.
@@ -188,6 +189,11 @@ impl Head {
     /// The adapter's own tensors by name, sorted: what training updates and files keep.
     pub fn tensors(&self) -> Vec<(String, Tensor)> {
         self.own.iter().map(|name| (name.clone(), self.tensors[name].clone())).collect()
+    }
+
+    /// Bytes of the adapter's own tensors; the backbone's are counted with the backbone.
+    pub fn bytes(&self) -> usize {
+        self.own.iter().map(|name| tensor_bytes(&self.tensors[name])).sum()
     }
 
     pub fn labels(&self) -> usize {

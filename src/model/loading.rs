@@ -37,10 +37,11 @@ impl Loader<'_> {
         })
     }
 
-    pub(super) fn blocks(&self) -> Result<Vec<Block>> {
+    /// One after the other, each read when it is its turn.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Result<Block>> {
         let mut rotaries: Vec<(f64, Rotary)> = Vec::new(); // one a theta: there are two, or none
         let layers = self.config.attention.iter().enumerate();
-        layers.map(|(layer, attention)| self.block(layer, *attention, &mut rotaries)).collect()
+        layers.map(move |(layer, attention)| self.block(layer, *attention, &mut rotaries))
     }
 
     /// The norm after the last layer, where there is one.

@@ -1,6 +1,6 @@
 //! LoRA (Hu et al. 2021): `y = W·x + scale·B·A·x`, and which tokens of a packed batch use which adapter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -46,14 +46,27 @@ pub struct Delta {
 pub struct LoraWeights {
     deltas: BTreeMap<Site, Delta>,
     bias_deltas: BTreeMap<Site, Tensor>,
-    /// The same in the form of one encoder's kernels; see [`Encoder::prepare`](crate::model::Encoder::prepare).
+    /// Of both; outlives them.
+    sites: BTreeSet<Site>,
+    /// In the form of one encoder's kernels, and then in no other; see [`Encoder::prepare`](crate::model::Encoder::prepare).
     pub(super) packed: Option<Arc<PackedLora>>,
 }
 
 impl LoraWeights {
     /// `bias_deltas`, (out) each: what the adapter's own biases add to the base's.
     pub fn new(deltas: BTreeMap<Site, Delta>, bias_deltas: BTreeMap<Site, Tensor>) -> Self {
-        Self { deltas, bias_deltas, packed: None }
+        let sites = deltas.keys().chain(bias_deltas.keys()).copied().collect();
+        Self { deltas, bias_deltas, sites, packed: None }
+    }
+
+    /// The same for serving alone: without its tensors, which take twice the memory of what kernels read.
+    pub(super) fn into_packed(self, packed: PackedLora) -> Self {
+        Self { sites: self.sites, packed: Some(Arc::new(packed)), ..Self::default() }
+    }
+
+    /// What it changes.
+    pub fn sites(&self) -> &BTreeSet<Site> {
+        &self.sites
     }
 
     pub fn deltas(&self) -> &BTreeMap<Site, Delta> {
@@ -64,9 +77,11 @@ impl LoraWeights {
         &self.bias_deltas
     }
 
-    /// Of the packed form, if there is one.
-    pub fn packed_bytes(&self) -> usize {
-        self.packed.as_ref().map_or(0, |packed| packed.bytes())
+    /// Bytes of the weights, in the form they have.
+    pub fn bytes(&self) -> usize {
+        let deltas = self.deltas.values().flat_map(|delta| [&delta.a, &delta.b]);
+        let tensors: usize = deltas.chain(self.bias_deltas.values()).map(tensor_bytes).sum();
+        tensors + self.packed.as_ref().map_or(0, |packed| packed.bytes())
     }
 
     /// Whether a gradient is wanted for any of it.
@@ -77,8 +92,12 @@ impl LoraWeights {
 
     /// The lowest layer it changes; below it every adapter's activations are the base's.
     pub fn lowest_layer(&self) -> Option<usize> {
-        self.deltas.keys().chain(self.bias_deltas.keys()).map(|site| site.layer).min()
+        self.sites.first().map(|site| site.layer)
     }
+}
+
+pub(super) fn tensor_bytes(tensor: &Tensor) -> usize {
+    tensor.elem_count() * tensor.dtype().size_in_bytes()
 }
 
 /// Token ranges of a packed batch, ascending, and the adapter of each. Tokens of no range run the base model.

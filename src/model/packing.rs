@@ -38,11 +38,16 @@ impl PackedLora {
 }
 
 impl PackedLayers {
-    pub(super) fn new(kernel: Kernel, blocks: &[Block], config: &EncoderConfig) -> Result<Self> {
+    /// Each block is given up once it is packed.
+    pub(super) fn new(
+        kernel: Kernel,
+        blocks: impl Iterator<Item = Result<Block>>,
+        config: &EncoderConfig,
+    ) -> Result<Self> {
         static NETWORKS: AtomicU64 = AtomicU64::new(0);
         check_kernel(kernel, config)?;
-        let mut parts = blocks.iter().enumerate().map(|(layer, block)| layer_parts(layer, block));
-        let network = network(kernel, &mut parts).map_err(|e: candle_core::Error| Error::from(e))?;
+        let mut parts = blocks.enumerate().map(|(layer, block)| -> Result<_> { Ok(layer_parts(layer, &block?)?) });
+        let network = network(kernel, &mut parts)?;
         Ok(Self { network, kernel, id: NETWORKS.fetch_add(1, Ordering::Relaxed), width: config.hidden_size })
     }
 
@@ -78,7 +83,8 @@ impl PackedLayers {
     fn packed(&self, lora: &LoraWeights, shapes: &EncoderConfig) -> Result<Arc<PackedLora>> {
         match &lora.packed {
             Some(packed) if packed.network == self.id => Ok(packed.clone()),
-            _ => self.pack(lora, shapes).map(Arc::new),
+            Some(_) => Err(Error::internal("an adapter that was prepared for another encoder")),
+            None => self.pack(lora, shapes).map(Arc::new),
         }
     }
 
@@ -158,9 +164,9 @@ fn update_parts(lora: &LoraWeights, config: &EncoderConfig) -> Result<UpdatePart
             return Err(Error::internal(format!("an adapter's update of {site:?} does not fit its ({out}, {width})")));
         }
         let (product, start, whole) = place(config, *site);
-        let b = (&delta.b * delta.scale)?;
-        let delta =
-            DeltaParts { a: numbers(&delta.a)?, b: numbers(&b)?, rank, columns: start..start + out, out: whole };
+        let mut b = numbers(&delta.b)?;
+        b.iter_mut().for_each(|x| *x *= delta.scale as f32);
+        let delta = DeltaParts { a: numbers(&delta.a)?, b, rank, columns: start..start + out, out: whole };
         parts.deltas.entry((site.layer, product)).or_default().push(delta);
     }
     let mut biases: BTreeMap<_, Vec<f32>> = BTreeMap::new();

@@ -9,6 +9,9 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+/// What adapters without series of their own are called.
+const OTHER: &str = "other";
+
 /// Seconds: 0.5 ms to about 16 s, doubling.
 fn duration_buckets() -> Vec<f64> {
     (0..16).map(|i| 0.0005 * f64::from(1u32 << i)).collect()
@@ -195,7 +198,13 @@ impl Metrics {
     /// The label value for an adapter: its name while there is room, then `other`. Bounded by registered adapters, never by callers' text.
     pub fn adapter_label(&self, name: &str) -> String {
         let known = self.adapters.read().expect("no holder panics").contains(name);
-        if known { name.to_owned() } else { "other".to_owned() }
+        if known { name.to_owned() } else { OTHER.to_owned() }
+    }
+
+    /// The label value for what an adapter answered: adapters without series of their own share one here, too, or thousands of
+    /// them would have a series for each of their labels.
+    pub fn result_label<'a>(adapter_label: &str, label: &'a str) -> &'a str {
+        if adapter_label == OTHER { OTHER } else { label }
     }
 
     /// Gives a registered adapter its own series, if there is room.
@@ -269,6 +278,8 @@ mod tests {
         metrics.add_adapter("b");
         assert_eq!(metrics.adapter_label("a"), "a");
         assert_eq!(metrics.adapter_label("b"), "other");
+        assert_eq!(Metrics::result_label(&metrics.adapter_label("a"), "PER"), "PER");
+        assert_eq!(Metrics::result_label(&metrics.adapter_label("b"), "PER"), "other");
         metrics.requests.with_label_values(&["/v1/ner", "a", "ok"]).inc();
         metrics.adapter_resident.with_label_values(&["a", "3"]).set(1);
         assert!(metrics.render().contains("adapter=\"a\""));

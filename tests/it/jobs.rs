@@ -119,7 +119,7 @@ async fn an_uploaded_dataset_becomes_an_adapter_that_answers() {
     assert_eq!((published.name.as_str(), published.version, published.active), ("moods", 1, true));
     let lease = house.registry.lease(&"moods".parse::<AdapterRef>().unwrap()).await.unwrap();
     assert_eq!(lease.adapter.identity.digest, published.digest);
-    assert_eq!(lease.adapter.bundle.card.labels.len(), 3);
+    assert_eq!(lease.adapter.card.labels.len(), 3);
     let report = house.jobs.report(&id).await.unwrap();
     for split in ["validation", "test"] {
         assert!(report[split]["classification"]["accuracy"].is_number(), "{report}");

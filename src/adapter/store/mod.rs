@@ -11,10 +11,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::adapter::AdapterFiles;
 use crate::adapter::files::{CARD_NAME, CONFIG_NAME, FILES_BYTES_MAX, WEIGHTS_NAME};
 use crate::adapter::store::disk::{Disk, failed};
 use crate::adapter::store::layout::{Layout, UNDER_WAY, VersionFile, aliases_json};
+use crate::adapter::{AdapterCard, AdapterFiles, LoraConfig};
 use crate::domain::{AdapterName, Alias, Digest, Error, ErrorKind, Result};
 
 /// One version on disk.
@@ -125,6 +125,13 @@ impl AdapterStore {
         Err(Error::unprocessable(format!(
             "{name}@{version} is damaged on disk: its files' digest is {found}, published was {digest}"
         )))
+    }
+
+    /// What the small files of a version say of it. They are not checked against the digest, which needs the weights too.
+    pub fn describe(&self, name: &AdapterName, version: u32) -> Result<(LoraConfig, AdapterCard)> {
+        let folder = self.layout.version(name, version);
+        let config = LoraConfig::from_json(&read_bounded(&folder.join(CONFIG_NAME))?)?;
+        Ok((config, AdapterCard::from_json(&read_bounded(&folder.join(CARD_NAME))?)?))
     }
 
     /// Promotes or rolls back.
@@ -355,8 +362,11 @@ fn version_entry(folder: &Path, version: u32) -> Result<VersionEntry> {
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let read = || {
-        let mut contents = Vec::new();
-        File::open(path)?.take(FILES_BYTES_MAX as u64).read_to_end(&mut contents)?;
+        let file = File::open(path)?;
+        // Its length, or the list doubles its way there with a copy each time.
+        let length = file.metadata()?.len().min(FILES_BYTES_MAX as u64);
+        let mut contents = Vec::with_capacity(length as usize);
+        file.take(FILES_BYTES_MAX as u64).read_to_end(&mut contents)?;
         Ok(contents)
     };
     read().map_err(|error| failed(path, error))

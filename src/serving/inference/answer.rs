@@ -16,6 +16,7 @@ use crate::serving::inference::request::{
 };
 use crate::serving::registry::Lease;
 use crate::serving::scheduler::{Flow, Progress};
+use crate::telemetry::Metrics;
 
 /// Tokens that windows of a classified text share, at most; they vote, so little overlap is enough.
 const CLASSIFY_OVERLAP_TOKENS: usize = 64;
@@ -139,7 +140,7 @@ impl Inner {
     /// Tokens of one sequence: what the adapter was trained with, the encoder can read and a batch can hold.
     fn max_length(&self, adapter: Option<&ResidentAdapter>) -> usize {
         let encoder = self.engine.encoder().config().max_length.min(self.line.batch_tokens_max);
-        adapter.map_or(encoder, |adapter| adapter.bundle.card.max_length.min(encoder))
+        adapter.map_or(encoder, |adapter| adapter.card.max_length.min(encoder))
     }
 
     fn decode(
@@ -176,10 +177,12 @@ impl Inner {
         let label = self.touch(adapter);
         match predictions {
             Predictions::Ner(predictions) => predictions.iter().flat_map(|p| &p.entities).for_each(|entity| {
-                self.metrics.entities.with_label_values(&[label.as_str(), decode::entity_type(entity)]).inc();
+                let found = Metrics::result_label(&label, decode::entity_type(entity));
+                self.metrics.entities.with_label_values(&[label.as_str(), found]).inc();
             }),
             Predictions::Classify(predictions) => predictions.iter().flat_map(|p| p.labels.first()).for_each(|best| {
-                self.metrics.predictions.with_label_values(&[&label, &best.label]).inc();
+                let best = Metrics::result_label(&label, &best.label);
+                self.metrics.predictions.with_label_values(&[label.as_str(), best]).inc();
             }),
         }
     }

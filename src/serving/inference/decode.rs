@@ -48,8 +48,8 @@ pub(super) fn ner(
 ) -> Result<NerPrediction> {
     let scores = softmax_rows(merge(&computed.fitted, &computed.logits()?));
     let source = text.input.source_text();
-    let mut entities = entities(&source, &text.encoding, &scores, &adapter.bundle.labels, parameters);
-    let thresholds = &adapter.bundle.card.thresholds;
+    let mut entities = entities(&source, &text.encoding, &scores, &adapter.labels, parameters);
+    let thresholds = &adapter.card.thresholds;
     entities.retain(|entity| {
         let threshold = thresholds.get(&entity.label).or_else(|| thresholds.get(entity_type(entity)));
         threshold.is_none_or(|&threshold| entity.score >= threshold)
@@ -72,12 +72,12 @@ pub(super) fn classify(
     adapter: &ResidentAdapter,
     parameters: &ClassifyParameters,
 ) -> Result<ClassifyPrediction> {
-    let bundle = &adapter.bundle;
-    let activation = parameters.activation.unwrap_or_else(|| own_activation(bundle.card.problem_type, &bundle.labels));
+    let (card, labels) = (&adapter.card, &adapter.labels);
+    let activation = parameters.activation.unwrap_or_else(|| own_activation(card.problem_type, labels));
     let scores = mean_scores(&computed.logits()?, activation)?;
-    let threshold = |label: &str| bundle.card.thresholds.get(label).copied();
+    let threshold = |label: &str| card.thresholds.get(label).copied();
     Ok(ClassifyPrediction {
-        labels: best_first(&bundle.labels, &scores, parameters, threshold),
+        labels: best_first(labels, &scores, parameters, threshold),
         tokens: computed.tokens(),
         windows: computed.fitted.windows.len(),
         truncated: computed.fitted.truncated,

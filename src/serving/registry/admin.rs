@@ -5,21 +5,28 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::info;
 
-use crate::adapter::{AdapterBundle, AdapterFiles};
+use crate::adapter::AdapterFiles;
 use crate::domain::{AdapterName, AdapterRef, Alias, Error, Family, Result};
+use crate::engine::ResidentAdapter;
 use crate::serving::registry::catalog::{Adapter, Catalog};
-use crate::serving::registry::residency::{Room, Version};
+use crate::serving::registry::residency::{Room, State, Version};
 use crate::serving::registry::view::{AdapterView, PublishedVersion};
 use crate::serving::registry::{Inner, blocking};
 
 impl Inner {
-    /// Loads active versions until memory is full, pinned ones first. What fails is marked, not fatal.
+    /// Loads active versions until memory is full, pinned ones first, and describes the others. What fails is marked, not fatal.
     pub(super) async fn preload(&self, catalog: &Catalog) {
         let mut adapters: Vec<&Adapter> = catalog.adapters().collect();
         adapters.sort_by_key(|adapter| !adapter.pinned);
+        let mut is_full = false;
         for version in adapters.into_iter().filter_map(Adapter::active_version) {
-            // Marked as failed, or left registered: both show in the list.
-            let _listed = self.residency.load_into(version.clone(), Room::OnlyFree).await;
+            if is_full {
+                self.residency.describe(version).await;
+            } else {
+                // Marked as failed, or left registered: both show in the list.
+                let _listed = self.residency.load_into(version.clone(), Room::OnlyFree).await;
+                is_full = matches!(*version.state(), State::Registered);
+            }
         }
     }
 
@@ -32,25 +39,26 @@ impl Inner {
         let files = if files.card.is_some() { files } else { self.residency.with_card(files, None, None)? };
         let bundle = self.residency.check(files.clone()).await?;
         self.may_be_named(&name, bundle.family())?;
-        self.residency.rehearse(&name, files.digest(), bundle.clone()).await?;
+        let family = bundle.family();
+        let rehearsed = self.residency.rehearse(&name, files.digest(), bundle).await?;
 
         let _writer = self.writer.lock().await;
-        self.may_be_named(&name, bundle.family())?;
+        self.may_be_named(&name, family)?;
         let (store, stored) = (self.residency.store().clone(), name.clone());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let entry = blocking(move || store.publish(&stored, &files, now, activate)).await?;
         let version = Arc::new(Version::new(name.clone(), &entry));
         let published =
             PublishedVersion { name: name.clone(), version: entry.version, digest: entry.digest, active: activate };
-        self.introduce(version, bundle, activate);
+        self.introduce(version, &rehearsed, activate);
         info!(adapter = %name, version = published.version, active = activate, "adapter published");
         Ok(published)
     }
 
     /// Resident first, visible then.
-    fn introduce(&self, version: Arc<Version>, bundle: AdapterBundle, activate: bool) {
+    fn introduce(&self, version: Arc<Version>, rehearsed: &ResidentAdapter, activate: bool) {
         self.metrics.add_adapter(version.name.as_str());
-        self.residency.adopt(&version, bundle, if activate { Room::Evict } else { Room::OnlyFree });
+        self.residency.adopt(&version, rehearsed, if activate { Room::Evict } else { Room::OnlyFree });
         self.residency.show(&version);
         self.change(|catalog| {
             let mut adapter = catalog.adapter(&version.name).cloned().unwrap_or_else(|_new| Adapter {

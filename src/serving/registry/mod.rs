@@ -5,6 +5,7 @@
 
 mod admin;
 mod catalog;
+mod loader;
 mod names;
 mod residency;
 mod view;
@@ -18,6 +19,7 @@ use tracing::warn;
 
 use crate::adapter::{AdapterFiles, AdapterStore, read_archive, write_tar};
 use crate::domain::{AdapterName, AdapterRef, Alias, Digest, Error, Family, Result};
+use crate::engine::give_back_memory;
 use crate::engine::{Engine, ResidentAdapter};
 use crate::telemetry::Metrics;
 
@@ -61,7 +63,7 @@ impl Registry {
         metrics: Arc<Metrics>,
         config: RegistryConfig,
     ) -> Result<Arc<Self>> {
-        let residency = Arc::new(Residency::new(store, engine, metrics.clone(), config));
+        let residency = Arc::new(Residency::new(store, engine, metrics.clone(), config)?);
         let store = residency.store().clone();
         let ((entries, unreadable), aliases) = blocking(move || Ok((store.list()?, store.aliases()?))).await?;
         unreadable.iter().for_each(|problem| warn!(%problem, "a folder in the adapter store cannot be read"));
@@ -72,6 +74,8 @@ impl Registry {
         }
         inner.preload(&catalog).await;
         inner.replace(catalog);
+        // Reading the backbone and hundreds of adapters took more memory than keeping them does.
+        give_back_memory();
         Ok(Arc::new(Self { inner }))
     }
 

@@ -1,16 +1,16 @@
 //! Which versions are on the device: loaded once however many ask, off the request path; evicted least recently used first.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use crate::adapter::{AdapterBundle, AdapterFiles, AdapterStore, VersionEntry};
+use crate::adapter::{AdapterBundle, AdapterCard, AdapterFiles, AdapterStore, LoraConfig, VersionEntry};
 use crate::domain::{AdapterIdentity, AdapterName, Digest, Error, ErrorKind, Family, Result};
 use crate::engine::{Engine, ResidentAdapter};
+use crate::serving::registry::loader::Loader;
 use crate::serving::registry::{RegistryConfig, blocking, unfinished};
 use crate::telemetry::Metrics;
 
@@ -22,7 +22,10 @@ pub(super) struct Version {
     /// Seconds since 1970.
     pub(super) created_at: u64,
     state: ArcSwap<State>,
+    /// Of a version that has run.
     facts: OnceLock<Facts>,
+    /// What its small files say, where there was no room to load it at the start.
+    described: OnceLock<Facts>,
     /// Held by who loads it.
     flight: Arc<tokio::sync::Mutex<()>>,
     /// The tick of its last lease.
@@ -52,19 +55,23 @@ pub(super) struct Facts {
 
 impl Facts {
     fn of(adapter: &ResidentAdapter) -> Self {
-        let bundle = &adapter.bundle;
-        let sites = bundle.lora.deltas().keys().chain(bundle.lora.bias_deltas().keys());
-        let layers: BTreeSet<usize> = sites.map(|site| site.layer).collect();
-        Self {
-            family: bundle.family(),
-            labels: bundle.labels.as_slice().to_vec(),
-            rank: bundle.config.rank,
-            layers: layers.into_iter().collect(),
-            parameters: bundle.parameters,
-            bytes: adapter.bytes,
-            metrics: bundle.card.training.as_ref().and_then(|training| training.get("metrics").cloned()),
-        }
+        let labels = adapter.labels.as_slice().to_vec();
+        let (rank, layers, parameters, bytes) =
+            (adapter.rank, adapter.layers.clone(), adapter.parameters, adapter.bytes);
+        let (family, metrics) = (adapter.card.family, metrics_of(&adapter.card));
+        Self { family, labels, rank, layers, parameters, bytes, metrics }
     }
+
+    /// All but what only the weights tell.
+    fn described(config: LoraConfig, card: AdapterCard) -> Self {
+        let (family, metrics) = (card.family, metrics_of(&card));
+        let layers = config.layers_to_transform.unwrap_or_default();
+        Self { family, labels: card.labels, rank: config.rank, layers, parameters: 0, bytes: 0, metrics }
+    }
+}
+
+fn metrics_of(card: &AdapterCard) -> Option<serde_json::Value> {
+    card.training.as_ref().and_then(|training| training.get("metrics").cloned())
 }
 
 impl Version {
@@ -76,6 +83,7 @@ impl Version {
             created_at: entry.created_at,
             state: ArcSwap::from_pointee(State::Registered),
             facts: OnceLock::new(),
+            described: OnceLock::new(),
             flight: Arc::default(),
             last_used: AtomicU64::new(0),
             pinned: AtomicBool::new(false),
@@ -88,7 +96,12 @@ impl Version {
     }
 
     pub(super) fn facts(&self) -> Option<&Facts> {
-        self.facts.get()
+        self.facts.get().or_else(|| self.described.get())
+    }
+
+    /// Files never change: what ran once runs again.
+    fn has_run(&self) -> bool {
+        self.facts.get().is_some()
     }
 
     pub(super) fn is_pinned(&self) -> bool {
@@ -135,6 +148,7 @@ pub(super) enum Room {
 pub(super) struct Residency {
     store: Arc<AdapterStore>,
     engine: Engine,
+    loader: Loader,
     metrics: Arc<Metrics>,
     config: RegistryConfig,
     /// Counts leases: who was leased longest ago has the smallest.
@@ -143,9 +157,14 @@ pub(super) struct Residency {
 }
 
 impl Residency {
-    pub(super) fn new(store: AdapterStore, engine: Engine, metrics: Arc<Metrics>, config: RegistryConfig) -> Self {
+    pub(super) fn new(
+        store: AdapterStore,
+        engine: Engine,
+        metrics: Arc<Metrics>,
+        config: RegistryConfig,
+    ) -> Result<Self> {
         let (store, ticks, residents) = (Arc::new(store), AtomicU64::new(1), Mutex::default());
-        Self { store, engine, metrics, config, ticks, residents }
+        Ok(Self { store, engine, loader: Loader::start()?, metrics, config, ticks, residents })
     }
 
     pub(super) fn store(&self) -> &Arc<AdapterStore> {
@@ -213,11 +232,31 @@ impl Residency {
         }
     }
 
-    async fn read(&self, version: &Version) -> Result<Arc<ResidentAdapter>> {
-        let (store, name, number) = (self.store.clone(), version.name.clone(), version.version);
-        let files = blocking(move || store.read(&name, number)).await?;
-        let bundle = self.check(files).await?;
-        self.engine.admit(version.identity(bundle.family()), bundle).await
+    async fn read(&self, version: &Arc<Version>) -> Result<Arc<ResidentAdapter>> {
+        let (store, engine, version) = (self.store.clone(), self.engine.clone(), version.clone());
+        let fingerprint = self.config.fingerprint.clone();
+        let read = move || {
+            let files = store.read(&version.name, version.version)?;
+            let bundle = AdapterBundle::read(&files, engine.encoder(), &fingerprint)?;
+            let identity = version.identity(bundle.family());
+            match version.has_run() {
+                true => ResidentAdapter::new(identity, bundle, engine.encoder()).map(Arc::new),
+                false => engine.admit(identity, bundle),
+            }
+        };
+        self.loader.run(read).await
+    }
+
+    /// Learns of a version what can be listed without its weights. One that cannot be read says so when it is loaded.
+    pub(super) async fn describe(&self, version: &Arc<Version>) {
+        let (store, of) = (self.store.clone(), version.clone());
+        let facts = self.loader.run(move || store.describe(&of.name, of.version)).await;
+        match facts {
+            Ok((config, card)) => drop(version.described.set(Facts::described(config, card))),
+            Err(error) => {
+                warn!(adapter = %version.name, version = version.version, %error, "adapter cannot be described")
+            }
+        }
     }
 
     /// The files as a bundle for this backbone; `unprocessable` or `conflict` with all problems.
@@ -226,19 +265,26 @@ impl Residency {
         blocking(move || AdapterBundle::read(&files, &encoder, &fingerprint)).await
     }
 
-    /// Whether a bundle that has no version yet runs, and could be resident.
-    pub(super) async fn rehearse(&self, name: &AdapterName, digest: Digest, bundle: AdapterBundle) -> Result<()> {
+    /// A bundle that has no version yet, after it ran and if it could be resident.
+    pub(super) async fn rehearse(
+        &self,
+        name: &AdapterName,
+        digest: Digest,
+        bundle: AdapterBundle,
+    ) -> Result<Arc<ResidentAdapter>> {
         let identity = AdapterIdentity { name: name.clone(), version: 0, digest, family: bundle.family() };
-        let adapter = self.engine.admit(identity, bundle).await?;
-        victims(&self.standing(&self.residents()), adapter.bytes, self.config.adapter_memory)
-            .map(drop)
-            .ok_or_else(|| self.no_room(name, adapter.bytes))
+        let engine = self.engine.clone();
+        let adapter = self.loader.run(move || engine.admit(identity, bundle)).await?;
+        match victims(&self.standing(&self.residents()), adapter.bytes, self.config.adapter_memory) {
+            Some(_) => Ok(adapter),
+            None => Err(self.no_room(name, adapter.bytes)),
+        }
     }
 
-    /// Makes a version that has already run resident.
-    pub(super) fn adopt(&self, version: &Arc<Version>, bundle: AdapterBundle, room: Room) {
-        let adapter = ResidentAdapter::new(version.identity(bundle.family()), bundle, self.engine.encoder());
-        if let Err(error) = adapter.and_then(|adapter| self.settle(version, Arc::new(adapter), room)) {
+    /// Makes a version resident that ran before it had its number.
+    pub(super) fn adopt(&self, version: &Arc<Version>, rehearsed: &ResidentAdapter, room: Room) {
+        let adapter = rehearsed.identified(version.identity(rehearsed.identity.family));
+        if let Err(error) = self.settle(version, adapter, room) {
             info!(adapter = %version.name, version = version.version, %error, "published, not resident");
         }
     }
@@ -263,7 +309,7 @@ impl Residency {
         victims.sort_unstable();
         for at in victims.into_iter().rev() {
             let (victim, bytes) = residents.remove(at);
-            info!(adapter = %victim.name, version = victim.version, bytes, "adapter evicted");
+            debug!(adapter = %victim.name, version = victim.version, bytes, "adapter evicted");
             victim.set(State::Registered);
             self.metrics.adapter_evictions.inc();
             self.show(&victim);
