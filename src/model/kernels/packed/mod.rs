@@ -18,11 +18,12 @@ pub use narrow::round;
 pub use panels::{Number, Panels};
 pub use peak::multiply_tiles;
 pub use product::{Finish, LowRank, Operand, Update, product};
-pub use tile::{Avx2, Avx512, Avx512Bf16, Isa, Portable};
+pub use tile::{Amx, Avx2, Avx512, Avx512Bf16, Isa, Portable};
 
 /// The instructions that multiply; each has a name for `backbone_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
+    AmxBf16,
     Avx512Bf16,
     Avx512,
     Avx2,
@@ -31,10 +32,11 @@ pub enum Kernel {
 
 impl Kernel {
     /// The fastest first.
-    pub const ALL: [Self; 4] = [Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable];
+    pub const ALL: [Self; 5] = [Self::AmxBf16, Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable];
 
     pub fn name(self) -> &'static str {
         match self {
+            Self::AmxBf16 => "amx-bf16",
             Self::Avx512Bf16 => "avx512-bf16",
             Self::Avx512 => "avx512-f32",
             Self::Avx2 => "avx2-f32",
@@ -44,12 +46,13 @@ impl Kernel {
 
     /// Whether products take numbers of 16 bits (sums stay f32).
     pub fn is_bf16(self) -> bool {
-        self == Self::Avx512Bf16
+        matches!(self, Self::AmxBf16 | Self::Avx512Bf16)
     }
 
     /// Whether this machine can run it.
     pub fn is_available(self) -> bool {
         match self {
+            Self::AmxBf16 => Amx::is_available(),
             Self::Avx512Bf16 => Avx512Bf16::is_available(),
             Self::Avx512 => Avx512::is_available(),
             Self::Avx2 => Avx2::is_available(),
@@ -70,6 +73,7 @@ impl Kernel {
     pub fn dispatch<J: Job>(self, job: J) -> J::Output {
         assert!(self.is_available(), "this machine has no {}", self.name());
         match self {
+            Self::AmxBf16 => job.run::<Amx>(),
             Self::Avx512Bf16 => job.run::<Avx512Bf16>(),
             Self::Avx512 => job.run::<Avx512>(),
             Self::Avx2 => job.run::<Avx2>(),

@@ -1,11 +1,13 @@
 //! The innermost products, one file for each instruction set: some rows times one panel.
 #![allow(unsafe_code)]
 
+mod amx;
 mod avx2;
 mod avx512;
 mod avx512_bf16;
 mod portable;
 
+pub use amx::Amx;
 pub use avx2::Avx2;
 pub use avx512::Avx512;
 pub use avx512_bf16::Avx512Bf16;
