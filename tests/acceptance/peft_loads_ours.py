@@ -88,7 +88,7 @@ def main():
     base = backbone(binary)
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     failed = False
-    with serving(binary, adapters=arguments.adapters) as server, tempfile.TemporaryDirectory() as temp:
+    with serving(binary, "--precision", "f32", adapters=arguments.adapters) as server, tempfile.TemporaryDirectory() as temp:
         for adapter in server.call("GET", "/v1/adapters")["data"]:
             folder = pathlib.Path(temp) / adapter["name"]
             with tarfile.open(fileobj=io.BytesIO(server.call("GET", f"/v1/admin/adapters/{adapter['name']}/download"))) as tar:

@@ -36,7 +36,7 @@ def server(binary, golden, tmp_path_factory):
     for name, expected in golden.items():
         command = [binary, "adapters", "import", name, FIXTURES / name, "--adapters-dir", folder / "adapters", "--labels", ",".join(expected["labels"])]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    server = Server(binary, folder / "state", folder / "adapters", "--threads", "2", log=folder / "log").start()
+    server = Server(binary, folder / "state", folder / "adapters", "--threads", "2", "--precision", "f32", log=folder / "log").start()
     yield server
     assert server.stop() == 0, "SIGTERM drains and ends with exit code 0"
     assert "panicked" not in (folder / "log").read_text()
