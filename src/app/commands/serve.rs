@@ -164,6 +164,7 @@ impl ServeArgs {
         let inference =
             Inference::start(registry, engine, model.tokenizer.clone(), metrics.clone(), self.inference(model));
         let backbone = backbone_view(model);
+        info!(backbone = backbone.name, precision = backbone.precision, kernel = backbone.kernel, "backbone loaded");
         metrics
             .backbone_info
             .with_label_values(&[&backbone.name, backbone.fingerprint.as_str(), &backbone.precision, &backbone.kernel])
