@@ -94,8 +94,8 @@ def bench(binary, server, names, seconds, *flags):
                    "--seconds", seconds, "--json", report.name, *flags]
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stage = json.loads(pathlib.Path(report.name).read_text())["stages"][-1]
-    if stage["accepted"] != stage["offered"]:
-        sys.exit(f"{stage['offered'] - stage['accepted']} of {stage['offered']} requests were not answered: {stage['failures']}")
+    if stage["failed"] or not stage["accepted"]:
+        sys.exit(f"{stage['failed']} of {stage['offered']} requests failed: {stage['failures']}")
     return stage
 
 
@@ -155,8 +155,10 @@ def throughput(checks, binary, server, names, arguments):
         many.append(bench(binary, server, names, arguments.seconds, "--clients", 8)["answers_per_second"])
         loads, asked = metric(server, "trunkline_adapter_loads_total") - loads, metric(server, "trunkline_requests_total") - asked
         checks.line(f"one adapter {one[-1]:.0f}/s, {len(names)} by Zipf's law {many[-1]:.0f}/s; {loads:.0f} loads in {asked:.0f} requests (with bench's probes)")
-    share = statistics.median(many) / statistics.median(one)
-    checks.line(f"throughput of {len(names)} against one: {100 * share:.1f} % (wanted {100 * THROUGHPUT_MIN:.0f} %)", share >= THROUGHPUT_MIN)
+    # Of neighbours: what else the machine does changes from round to round.
+    shares = [some / alone for some, alone in zip(many, one)]
+    share = statistics.median(shares)
+    checks.line(f"throughput of {len(names)} against one: median {100 * share:.1f} % of {[round(100 * each) for each in shares]} (wanted {100 * THROUGHPUT_MIN:.0f} %)", share >= THROUGHPUT_MIN)
     return statistics.median(one)
 
 
@@ -183,9 +185,10 @@ def hot(checks, binary, server, names, capacity, arguments):
             figures[kind, "p99"].append(stage["latency_ms"]["p99"])
             figures[kind, "p50"].append(stage["latency_ms"]["p50"])
             figures[kind, "asked"] += asker.seconds
+            figures[kind, "refused"].append(stage["refused"] / stage["offered"])
     for kind in ("resident", "cold"):
         checks.line(f"a hot adapter at half capacity beside 50 requests/s of {kind} ones: p50 {statistics.median(figures[kind, 'p50']):.2f} ms, "
-                    f"p99 {statistics.median(figures[kind, 'p99']):.2f} ms; the others: {milliseconds(figures[kind, 'asked'])}")
+                    f"p99 {statistics.median(figures[kind, 'p99']):.2f} ms, {100 * statistics.mean(figures[kind, 'refused']):.1f} % refused; the others: {milliseconds(figures[kind, 'asked'])}")
     ratio = statistics.median(figures["cold", "p99"]) / statistics.median(figures["resident", "p99"])
     checks.line(f"p99 of the hot one beside loads against without: {ratio:.2f} (wanted {HOT_P99_MAX})", ratio <= HOT_P99_MAX)
     p99 = 1e3 * percentile(figures["cold", "asked"], 0.99)
@@ -193,17 +196,14 @@ def hot(checks, binary, server, names, capacity, arguments):
 
 
 def growth(checks, binary, server, names, arguments):
-    begin = None
-    asked = metric(server, "trunkline_requests_total")
-    while asked < arguments.requests:
+    began, before = metric(server, "trunkline_requests_total"), memory(server)["VmRSS"]
+    asked = began
+    while asked < began + arguments.requests:
         bench(binary, server, names, arguments.seconds, "--clients", 8)
-        asked = metric(server, "trunkline_requests_total")
-        now = memory(server)
-        begin = begin or (asked, now["VmRSS"])
+        asked, now = metric(server, "trunkline_requests_total"), memory(server)
         checks.line(f"after {asked:.0f} requests {now['VmRSS']:.0f} MB resident, {now['RssAnon']:.0f} of them anonymous")
-    if begin and asked > begin[0]:
-        grown = memory(server)["VmRSS"] / begin[1] - 1
-        checks.line(f"from {begin[0]:.0f} to {asked:.0f} requests: {100 * grown:+.1f} % (wanted {100 * GROWTH_MAX:.0f} %)", grown <= GROWTH_MAX)
+    grown = now["VmRSS"] / before - 1
+    checks.line(f"from {began:.0f} to {asked:.0f} requests: {100 * grown:+.1f} % (wanted {100 * GROWTH_MAX:.0f} %)", grown <= GROWTH_MAX)
 
 
 def describe_memory(checks, server, resident):
@@ -228,7 +228,7 @@ def main():
     parser.add_argument("--resident", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=10, help="of each load")
     parser.add_argument("--rounds", type=int, default=3, help="of what is measured against something else")
-    parser.add_argument("--requests", type=int, default=100_000, help="by the end, for memory")
+    parser.add_argument("--requests", type=int, default=100_000, help="after all else, for the growth of memory; at least one")
     parser.add_argument("--binary", default=None)
     parser.add_argument("--log", default=None)
     arguments = parser.parse_args()

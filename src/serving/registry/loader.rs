@@ -8,6 +8,11 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 use crate::domain::{Error, Result};
+use crate::engine::give_back_memory;
+
+/// What loads and evictions leave between what stays is given back to the system after so many of them: it grew to a tenth of the
+/// resident set within a few thousand.
+const LOADS_BETWEEN_TRIMS: usize = 256;
 
 /// Loads that wait on the thread; who asks for more waits to be let in. A load takes milliseconds.
 const LOADS_WAITING_MAX: usize = 64;
@@ -21,9 +26,13 @@ impl Loader {
     pub(super) fn start() -> Result<Self> {
         let (loads, mut queue) = mpsc::channel::<Load>(LOADS_WAITING_MAX);
         let run = move || {
-            while let Some(load) = queue.blocking_recv() {
+            for count in 1.. {
+                let Some(load) = queue.blocking_recv() else { break };
                 if catch_unwind(AssertUnwindSafe(load)).is_err() {
                     error!("the load of an adapter panicked");
+                }
+                if count % LOADS_BETWEEN_TRIMS == 0 {
+                    give_back_memory();
                 }
             }
         };
