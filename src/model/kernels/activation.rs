@@ -123,6 +123,39 @@ impl Zip for Gelu {
     }
 }
 
+/// [`Gelu`] for a result that is rounded to bf16 next: within 6e-5, for less than half the work of the exact one.
+///
+/// x·(½ + c·P(c²)) with c = x held to ±4.5, where Φ is 0 or 1 to 4e-6; P is the least-squares polynomial of (Φ(c) − ½)/c.
+pub(super) struct GeluForBf16;
+
+const GELU_EDGE: f32 = 4.5;
+/// Highest power first.
+const GELU_TERMS: [f32; 9] = [
+    2.999_979_6e-11,
+    -3.283_887_4e-9,
+    1.580_247_7e-7,
+    -4.431_665_4e-6,
+    8.120_949e-5,
+    -1.036_251_8e-3,
+    9.580_648e-3,
+    -6.597_726e-2,
+    3.987_085_7e-1,
+];
+
+impl Map for GeluForBf16 {
+    #[inline(always)]
+    fn at<S: Simd>(&self, simd: S, x: S::f32s) -> S::f32s {
+        let splat = |value| simd.splat_f32s(value);
+        let c = simd.min_f32s(simd.max_f32s(x, splat(-GELU_EDGE)), splat(GELU_EDGE));
+        let square = simd.mul_f32s(c, c);
+        let mut series = splat(GELU_TERMS[0]);
+        for term in &GELU_TERMS[1..] {
+            series = simd.mul_add_e_f32s(series, square, splat(*term));
+        }
+        simd.mul_f32s(x, simd.mul_add_e_f32s(c, series, splat(0.5)))
+    }
+}
+
 /// x·σ(2u) with u = √(2/π)·(x + 0.044715·x³): the same as ½x·(1 + tanh u).
 pub(super) struct GeluTanh;
 
@@ -171,6 +204,17 @@ mod tests {
                 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
             }
             Activation::Relu => x.max(0.0),
+        }
+    }
+
+    #[test]
+    fn the_gelu_for_bf16_is_off_by_less_than_its_rounding_near_one_and_nothing_far_out() {
+        let mut values: Vec<f32> = (-8000..=8000).map(|i| i as f32 / 1000.0).chain([-1e4, 1e4]).collect();
+        let wanted: Vec<f32> = values.iter().map(|&x| plain(Activation::Gelu, x.into()) as f32).collect();
+        Arch::new().dispatch(Each(&mut values, GeluForBf16));
+        for (got, wanted) in values.iter().zip(&wanted) {
+            let bound = 6e-5_f32.max(1e-5 * wanted.abs());
+            assert!((got - wanted).abs() <= bound, "{got} is {wanted}");
         }
     }
 

@@ -7,7 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::narrow::{Strip, narrow};
 use super::panels::Shape;
-use super::product::tiles;
+use super::product::{Slab, tiles};
 use super::{Isa, Number, Operand};
 use crate::model::kernels::Scope;
 use crate::model::kernels::softmax::softmax_in;
@@ -128,8 +128,9 @@ impl<I: Isa> Room<I> {
         let q = Operand { numbers: &input.qkv[queries.start * 3 * width + head * size..], rows, stride: 3 * width };
         for start in (0..count).step_by(shape.width) {
             let vectors = shape.vectors(start, count);
-            let panel = &self.keys[start * shape.depth..];
-            tiles::<I>(&mut self.scores[start..], stride, q, 0..rows, panel, vectors, shape.depth, false);
+            let numbers = &self.keys[start * shape.depth..];
+            let panel = Slab { numbers, wide: vectors * shape.lanes, vectors, depth: shape.depth };
+            tiles::<I>(&mut self.scores[start..], stride, q, 0..rows, panel, false);
         }
         let factor = 1.0 / (size as f32).sqrt();
         let job = Weigh { scores: &mut self.scores, stride, count, factor, queries: &queries, keys, window };
@@ -141,8 +142,9 @@ impl<I: Isa> Room<I> {
         self.mixed.resize(rows * shape.width, 0.0);
         for start in (0..size).step_by(shape.width) {
             let vectors = shape.vectors(start, size);
-            let panel = &self.values[start * shape.depth..];
-            tiles::<I>(&mut self.mixed, shape.width, weights, 0..rows, panel, vectors, shape.depth, false);
+            let numbers = &self.values[start * shape.depth..];
+            let panel = Slab { numbers, wide: vectors * shape.lanes, vectors, depth: shape.depth };
+            tiles::<I>(&mut self.mixed, shape.width, weights, 0..rows, panel, false);
             let strip = Strip { rows, cols: (size - start).min(shape.width), stride: shape.width };
             narrow::<I>(&mut out[queries.start * width + head * size + start..], width, &self.mixed, strip);
         }

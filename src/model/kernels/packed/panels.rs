@@ -40,14 +40,16 @@ impl Number for bf16 {
 }
 
 /// A (depth, columns) matrix, cut into panels of as many columns as a tile has; inside a panel, the numbers of one depth
-/// (bf16: of two neighbours, column by column) lie side by side. What is missing to whole vectors and pairs is zero.
+/// (bf16: of two neighbours, column by column) lie side by side, and the next depth's follow at once: a vector that reaches
+/// beyond a panel's last column reads what nobody asks for. A panel has only the depths between its first and its last that
+/// are not zero; what is missing to pairs is zero.
 #[derive(Clone, Debug)]
 pub struct Panels<N> {
     numbers: Aligned<N>,
     shape: Shape,
     cols: usize,
-    /// For each panel, the depths that are not all zero.
-    used: Vec<Range<usize>>,
+    /// For each panel, where its numbers begin and which depths it has.
+    panels: Vec<(usize, Range<usize>)>,
 }
 
 /// How panels are cut.
@@ -71,7 +73,12 @@ impl Shape {
         (cols - start).min(self.width).div_ceil(self.lanes)
     }
 
-    /// Numbers of all panels together.
+    /// Columns of that panel.
+    pub(super) fn wide(&self, start: usize, cols: usize) -> usize {
+        (cols - start).min(self.width)
+    }
+
+    /// Numbers of all panels together, if each column up to a whole vector is written.
     pub(super) fn len(&self, cols: usize) -> usize {
         self.depth * cols.next_multiple_of(self.lanes)
     }
@@ -98,25 +105,32 @@ impl<N: Number> Panels<N> {
 
     fn pack<I: Isa<Number = N>>(cols: usize, depth: usize, at: impl Fn(usize, usize) -> f32) -> Self {
         let shape = Shape::of::<I>(depth);
-        let mut numbers = Aligned::zeros(shape.len(cols));
-        let mut used = Vec::new();
+        let mut panels = Vec::new();
+        let mut len = 0;
         for start in (0..cols).step_by(shape.width) {
-            let wide = shape.vectors(start, cols) * shape.lanes;
-            let panel = &mut numbers.as_mut_slice()[start * shape.depth..][..wide * shape.depth];
-            let mut seen: Option<Range<usize>> = None;
-            for k in 0..depth {
-                for col in start..cols.min(start + wide) {
-                    let x = at(k, col);
-                    if x != 0.0 {
-                        let first = seen.as_ref().map_or(k - k % N::PAIR, |seen| seen.start);
-                        seen = Some(first..(k + 1).next_multiple_of(N::PAIR));
-                    }
-                    panel[((k / N::PAIR) * wide + col - start) * N::PAIR + k % N::PAIR] = N::from_f32(x);
+            let wide = shape.wide(start, cols);
+            let is_used = |k: &usize| (start..start + wide).any(|col| at(*k, col) != 0.0);
+            let first = (0..depth).find(is_used).unwrap_or(depth);
+            let end = (first..depth).rev().find(is_used).map_or(first, |last| last + 1);
+            let used = first / N::PAIR * N::PAIR..end.next_multiple_of(N::PAIR);
+            let used = if first == end { 0..0 } else { used };
+            panels.push((len, used.clone()));
+            len += wide * used.len();
+        }
+        // the last panel's last vector reads so far
+        let mut numbers = Aligned::zeros(len + shape.lanes * N::PAIR);
+        for (panel, (begin, used)) in panels.iter().enumerate() {
+            let start = panel * shape.width;
+            let wide = shape.wide(start, cols);
+            let to = &mut numbers.as_mut_slice()[*begin..];
+            for k in used.start..used.end.min(depth) {
+                let row = (k - used.start) / N::PAIR * wide;
+                for col in 0..wide {
+                    to[(row + col) * N::PAIR + k % N::PAIR] = N::from_f32(at(k, start + col));
                 }
             }
-            used.push(seen.unwrap_or(0..0));
         }
-        Self { numbers, shape, cols, used }
+        Self { numbers, shape, cols, panels }
     }
 
     pub fn cols(&self) -> usize {
@@ -136,13 +150,14 @@ impl<N: Number> Panels<N> {
         self.shape
     }
 
-    pub(super) fn numbers(&self) -> &[N] {
-        self.numbers.as_slice()
+    /// From a panel's first number to the end of all.
+    pub(super) fn panel(&self, panel: usize) -> &[N] {
+        &self.numbers.as_slice()[self.panels[panel].0..]
     }
 
-    /// The depths of a panel that are not all zero.
+    /// The depths that a panel has; the others are zero.
     pub(super) fn used(&self, panel: usize) -> Range<usize> {
-        self.used[panel].clone()
+        self.panels[panel].1.clone()
     }
 }
 
@@ -191,15 +206,15 @@ mod tests {
             let mut sum = 0.0;
             for col in 0..cols {
                 let start = col / shape.width * shape.width;
-                let wide = shape.vectors(start, cols) * shape.lanes;
+                let wide = shape.wide(start, cols);
                 for k in 0..depth {
-                    let at = start * shape.depth + ((k / pair) * wide + col - start) * pair + k % pair;
-                    let got = panels.numbers()[at];
+                    let at = ((k / pair) * wide + col - start) * pair + k % pair;
+                    let got = panels.panel(col / shape.width)[at];
                     assert_eq!(got, I::Number::from_f32(weight[col * depth + k]), "column {col}, depth {k}");
                     sum += f64::from(got.to_f32().abs());
                 }
             }
-            let all: f64 = panels.numbers().iter().map(|x| f64::from(x.to_f32().abs())).sum();
+            let all: f64 = panels.panel(0).iter().map(|x| f64::from(x.to_f32().abs())).sum();
             assert!((all - sum).abs() < 1e-6, "what was not written is zero");
         }
         for (cols, depth) in [(1, 1), (5, 3), (48, 8), (49, 7), (100, 5), (144, 2)] {
@@ -209,12 +224,18 @@ mod tests {
     }
 
     #[test]
-    fn depths_without_a_number_are_known_for_each_panel() {
-        // columns 0..48 use depths 0..3, the others 4..6
-        let (cols, depth) = (96, 6);
-        let at = |col: usize, k: usize| if (col < 48) == (k < 3) && k != 3 { 1.0 } else { 0.0 };
-        let weight: Vec<f32> = (0..cols * depth).map(|i| at(i / depth, i % depth)).collect();
+    fn a_panel_has_only_the_depths_that_are_not_zero() {
+        // columns 0..48 use depths 0..3, 48..96 use 4..6, the last none
+        let (cols, depth) = (100, 6);
+        let at = |col: usize, k: usize| match col {
+            0..48 => k < 3,
+            48..96 => k >= 4,
+            _ => false,
+        };
+        let weight: Vec<f32> = (0..cols * depth).map(|i| f32::from(u8::from(at(i / depth, i % depth)))).collect();
         let panels = Panels::of_rows::<Avx512Bf16>(&weight, cols, depth);
-        assert_eq!([panels.used(0), panels.used(1)], [0..4, 4..6]);
+        assert_eq!([panels.used(0), panels.used(1), panels.used(2)], [0..4, 4..6, 0..0]);
+        let slack = Avx512Bf16::LANES * 2;
+        assert_eq!(panels.bytes(), size_of::<bf16>() * (48 * 4 + 48 * 2 + slack));
     }
 }

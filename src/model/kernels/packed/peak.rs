@@ -28,7 +28,7 @@ impl Job for Tiles {
         let mut sums = vec![0.0; rows * cols];
         for _ in 0..self.0 {
             let x = Operand { numbers: black_box(&numbers), rows, stride: DEPTH };
-            multiply::<I>(&mut sums, x, 0..rows, &panels, 0, 0..DEPTH, false);
+            multiply::<I>(&mut sums, x, 0..rows, &panels, 0, false);
             black_box(&mut sums);
         }
         2 * rows * cols * DEPTH * self.0

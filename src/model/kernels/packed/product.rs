@@ -9,7 +9,7 @@ use super::narrow::{Strip, narrow};
 use super::tile::TileArgs;
 use super::{Isa, Number, Panels};
 use crate::model::Activation;
-use crate::model::kernels::activation::{Gelu, GeluTanh, Relu};
+use crate::model::kernels::activation::{Gelu, GeluForBf16, GeluTanh, Relu};
 use crate::model::kernels::lanes;
 
 /// Rows of a strip at most: with a panel of 48 columns its sums are 6 KiB.
@@ -75,13 +75,10 @@ pub fn product<I: Isa>(
         let columns = start..weight.cols().min(start + width);
         for (rows, update) in &strips {
             let sums = &mut sums[..rows.len() * width];
-            multiply::<I>(sums, x, rows.clone(), weight, panel, 0..weight.depth(), false);
+            multiply::<I>(sums, x, rows.clone(), weight, panel, false);
             if let Some((LowRank { narrow, panels }, first)) = update.and_then(|u| Some((u.low_rank?, u.rows.start))) {
                 let rows = rows.start - first..rows.end - first;
-                let used = panels.used(panel);
-                if !used.is_empty() {
-                    multiply::<I>(sums, narrow, rows, panels, panel, used, true);
-                }
+                multiply::<I>(sums, narrow, rows, panels, panel, true);
             }
             let bias = update.and_then(|update| update.bias).or(bias).map(|bias| &bias[columns.clone()]);
             finish.strip::<I>(sums, width, rows.clone(), columns.clone(), weight.cols(), bias);
@@ -108,44 +105,62 @@ fn strips<'u, 'a, N>(updates: &'u [Update<'a, N>], rows: usize) -> Strips<'u, 'a
     strips
 }
 
-/// `sums (+)= x[rows]·panel`, over the depths `depth` of both; `sums` has rows of a whole panel's width.
+/// `sums (+)= x[rows]·panel`, over the panel's depths; `sums` has rows of a whole panel's width.
 pub(super) fn multiply<I: Isa>(
     sums: &mut [f32],
     x: Operand<'_, I::Number>,
     rows: Range<usize>,
     weight: &Panels<I::Number>,
     panel: usize,
-    depth: Range<usize>,
     adds: bool,
 ) {
     let shape = weight.shape();
+    let (numbers, depth) = (weight.panel(panel), weight.used(panel));
+    if depth.is_empty() {
+        if !adds {
+            sums.fill(0.0);
+        }
+        return;
+    }
     let start = panel * shape.width;
-    let vectors = shape.vectors(start, weight.cols());
-    let wide = vectors * shape.lanes;
-    let numbers = &weight.numbers()[start * shape.depth..][..wide * shape.depth];
-    let numbers = &numbers[depth.start * wide..depth.end * wide];
+    let numbers = Slab {
+        numbers,
+        wide: shape.wide(start, weight.cols()),
+        vectors: shape.vectors(start, weight.cols()),
+        depth: depth.len(),
+    };
     let x = Operand { numbers: x.numbers.get(depth.start..).unwrap_or_default(), ..x };
-    tiles::<I>(sums, shape.width, x, rows, numbers, vectors, depth.len(), adds);
+    tiles::<I>(sums, shape.width, x, rows, numbers, adds);
+}
+
+/// A panel as a tile reads it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slab<'a, N> {
+    /// Ends with a whole vector.
+    pub(super) numbers: &'a [N],
+    /// Columns from one depth to the next.
+    pub(super) wide: usize,
+    pub(super) vectors: usize,
+    pub(super) depth: usize,
 }
 
 /// Rows in even blocks of at most a tile's.
-#[allow(clippy::too_many_arguments)] // the addresses of one product; a struct would be taken apart at once
 pub(super) fn tiles<I: Isa>(
     out: &mut [f32],
     out_stride: usize,
     x: Operand<'_, I::Number>,
     rows: Range<usize>,
-    panel: &[I::Number],
-    vectors: usize,
-    depth: usize,
+    panel: Slab<'_, I::Number>,
     adds: bool,
 ) {
     if rows.is_empty() {
         return;
     }
-    assert!((1..=I::VECTORS).contains(&vectors) && depth.is_multiple_of(I::Number::PAIR), "a panel's shape");
+    let Slab { numbers, wide, vectors, depth } = panel;
+    let pair = I::Number::PAIR;
+    assert!((1..=I::VECTORS).contains(&vectors) && depth.is_multiple_of(pair) && depth > 0, "a panel's shape");
     assert!(rows.end <= x.rows && (rows.end - 1) * x.stride + depth <= x.numbers.len(), "the operand's rows are there");
-    assert!(vectors * I::LANES * depth <= panel.len(), "the panel is there");
+    assert!((depth / pair - 1) * wide * pair + vectors * I::LANES * pair <= numbers.len(), "the panel is there");
     assert!((rows.len() - 1) * out_stride + vectors * I::LANES <= out.len(), "the sums have their place");
     let blocks = rows.len().div_ceil(I::ROWS);
     for block in 0..blocks {
@@ -155,7 +170,8 @@ pub(super) fn tiles<I: Isa>(
             vectors,
             a: x.numbers[(rows.start + first) * x.stride..].as_ptr(),
             stride: x.stride,
-            panel: panel.as_ptr(),
+            panel: numbers.as_ptr(),
+            wide,
             depth,
             out: out[first * out_stride..].as_mut_ptr(),
             out_stride,
@@ -180,60 +196,22 @@ impl<N: Number> Finish<'_, N> {
     ) {
         let at = rows.start * cols + columns.start;
         let (count, strip) = (columns.len(), Strip { rows: rows.len(), cols: columns.len(), stride: width });
+        let rounded = N::PAIR == 2;
+        let mut finish = |function, out: Option<&mut [f32]>, adds| {
+            let sums = &mut *sums;
+            Arch::new().dispatch(Epilogue { sums, width, count, bias, function, rounded, out, out_stride: cols, adds });
+        };
         match self {
-            Self::Store(out) => {
-                let out = Some(&mut out[at..]);
-                Arch::new().dispatch(Epilogue {
-                    sums,
-                    width,
-                    count,
-                    bias,
-                    function: None,
-                    out,
-                    out_stride: cols,
-                    adds: false,
-                });
-            }
-            Self::AddTo(out) => {
-                let out = Some(&mut out[at..]);
-                Arch::new().dispatch(Epilogue {
-                    sums,
-                    width,
-                    count,
-                    bias,
-                    function: None,
-                    out,
-                    out_stride: cols,
-                    adds: true,
-                });
-            }
+            Self::Store(out) => finish(None, Some(&mut out[at..]), false),
+            Self::AddTo(out) => finish(None, Some(&mut out[at..]), true),
             Self::Narrow(out) => {
                 if bias.is_some() {
-                    Arch::new().dispatch(Epilogue {
-                        sums,
-                        width,
-                        count,
-                        bias,
-                        function: None,
-                        out: None,
-                        out_stride: 0,
-                        adds: false,
-                    });
+                    finish(None, None, false);
                 }
                 narrow::<I>(&mut out[at..], cols, sums, strip);
             }
             Self::Activate(function, out) => {
-                let function = Some(*function);
-                Arch::new().dispatch(Epilogue {
-                    sums,
-                    width,
-                    count,
-                    bias,
-                    function,
-                    out: None,
-                    out_stride: 0,
-                    adds: false,
-                });
+                finish(Some(*function), None, false);
                 narrow::<I>(&mut out[at..], cols, sums, strip);
             }
         }
@@ -254,6 +232,8 @@ struct Epilogue<'a> {
     count: usize,
     bias: Option<&'a [f32]>,
     function: Option<Activation>,
+    /// The values are rounded to bf16 next.
+    rounded: bool,
     out: Option<&'a mut [f32]>,
     out_stride: usize,
     adds: bool,
@@ -269,6 +249,7 @@ impl WithSimd for Epilogue<'_> {
                 lanes::zip(simd, row, bias, &lanes::Plus);
             }
             match self.function {
+                Some(Activation::Gelu) if self.rounded => lanes::map(simd, row, &GeluForBf16),
                 Some(Activation::Gelu) => lanes::map(simd, row, &Gelu),
                 Some(Activation::GeluTanh) => lanes::map(simd, row, &GeluTanh),
                 Some(Activation::Relu) => lanes::map(simd, row, &Relu),

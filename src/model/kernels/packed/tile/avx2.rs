@@ -48,7 +48,7 @@ impl Isa for Avx2 {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile<const R: usize, const V: usize>(args: TileArgs<f32>) {
-    let TileArgs { a, stride, panel, depth, out, out_stride, adds, .. } = args;
+    let TileArgs { a, stride, panel, wide, depth, out, out_stride, adds, .. } = args;
     // SAFETY: all addresses lie within what the caller promised; loads and stores need no alignment.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); V]; R];
@@ -60,7 +60,7 @@ unsafe fn tile<const R: usize, const V: usize>(args: TileArgs<f32>) {
             }
         }
         for k in 0..depth {
-            let columns: [__m256; V] = std::array::from_fn(|v| _mm256_loadu_ps(panel.add((k * V + v) * 8)));
+            let columns: [__m256; V] = std::array::from_fn(|v| _mm256_loadu_ps(panel.add(k * wide + v * 8)));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let one = _mm256_set1_ps(*a.add(r * stride + k));
                 for (sum, column) in sums.iter_mut().zip(columns) {

@@ -48,7 +48,7 @@ impl Isa for Avx512 {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const R: usize, const V: usize>(args: TileArgs<f32>) {
-    let TileArgs { a, stride, panel, depth, out, out_stride, adds, .. } = args;
+    let TileArgs { a, stride, panel, wide, depth, out, out_stride, adds, .. } = args;
     // SAFETY: all addresses lie within what the caller promised; loads and stores need no alignment.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); V]; R];
@@ -60,7 +60,7 @@ unsafe fn tile<const R: usize, const V: usize>(args: TileArgs<f32>) {
             }
         }
         for k in 0..depth {
-            let columns: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(panel.add((k * V + v) * 16)));
+            let columns: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(panel.add(k * wide + v * 16)));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let one = _mm512_set1_ps(*a.add(r * stride + k));
                 for (sum, column) in sums.iter_mut().zip(columns) {

@@ -66,7 +66,7 @@ impl Isa for Avx512Bf16 {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn tile<const R: usize, const V: usize>(args: TileArgs<bf16>) {
-    let TileArgs { a, stride, panel, depth, out, out_stride, adds, .. } = args;
+    let TileArgs { a, stride, panel, wide, depth, out, out_stride, adds, .. } = args;
     // SAFETY: all addresses lie within what the caller promised; loads and stores need no alignment.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); V]; R];
@@ -79,7 +79,7 @@ unsafe fn tile<const R: usize, const V: usize>(args: TileArgs<bf16>) {
         }
         for pair in 0..depth / 2 {
             let columns: [__m512bh; V] =
-                std::array::from_fn(|v| transmute(_mm512_loadu_si512(panel.add((pair * V + v) * 32).cast())));
+                std::array::from_fn(|v| transmute(_mm512_loadu_si512(panel.add((pair * wide + v * 16) * 2).cast())));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let two = a.add(r * stride + 2 * pair).cast::<i32>().read_unaligned();
                 let two: __m512bh = transmute(_mm512_set1_epi32(two));

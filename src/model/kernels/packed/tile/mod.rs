@@ -31,8 +31,9 @@ pub trait Isa: Copy + Send + Sync + 'static {
     ///
     /// # Safety
     /// The machine has the instructions; 1 ≤ `rows` ≤ [`Self::ROWS`], 1 ≤ `vectors` ≤ [`Self::VECTORS`], `depth` is a
-    /// multiple of the number's pair; and memory holds `rows` × `depth` numbers at `a` (rows `stride` apart), `depth` ×
-    /// `vectors · LANES` at `panel`, `rows` × `vectors · LANES` at `out` (rows `out_stride` apart).
+    /// multiple of the number's pair; and memory holds `rows` × `depth` numbers at `a` (rows `stride` apart), for each depth
+    /// (bf16: each two) `vectors · LANES` columns at `panel` (`wide` columns apart), and `rows` × `vectors · LANES` at `out`
+    /// (rows `out_stride` apart).
     unsafe fn tile(args: TileArgs<Self::Number>);
 
     /// Rounds `rows` × `cols` numbers; both slices hold them.
@@ -47,6 +48,8 @@ pub struct TileArgs<N> {
     pub a: *const N,
     pub stride: usize,
     pub panel: *const N,
+    /// Columns from one depth of the panel to the next; of a narrow panel fewer than are read.
+    pub wide: usize,
     pub depth: usize,
     pub out: *mut f32,
     pub out_stride: usize,

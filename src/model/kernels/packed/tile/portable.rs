@@ -31,7 +31,7 @@ impl Isa for Portable {
 /// # Safety
 /// As [`Isa::tile`], for `R` rows and `V` vectors.
 unsafe fn tile<const R: usize, const V: usize>(args: TileArgs<f32>) {
-    let TileArgs { a, stride, panel, depth, out, out_stride, adds, .. } = args;
+    let TileArgs { a, stride, panel, wide, depth, out, out_stride, adds, .. } = args;
     let mut sums = [[[0.0f32; LANES]; V]; R];
     // SAFETY: all addresses lie within what the caller promised; the rows of `out` do not overlap.
     unsafe {
@@ -44,7 +44,7 @@ unsafe fn tile<const R: usize, const V: usize>(args: TileArgs<f32>) {
         }
         for k in 0..depth {
             let columns: [[f32; LANES]; V] =
-                std::array::from_fn(|v| panel.add((k * V + v) * LANES).cast::<[f32; LANES]>().read());
+                std::array::from_fn(|v| panel.add(k * wide + v * LANES).cast::<[f32; LANES]>().read());
             for (r, sums) in sums.iter_mut().enumerate() {
                 let one = *a.add(r * stride + k);
                 for (sum, column) in sums.iter_mut().zip(&columns) {
