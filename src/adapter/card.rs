@@ -5,16 +5,21 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Digest, Error, Family, LabelSet, ProblemType, Result};
+use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, ProblemType, Result};
 
 /// `trunkline.json` in bytes: 4096 labels of a few hundred, and the report of a training run.
 const CARD_BYTES_MAX: usize = 4 << 20;
+
+/// The key of the one threshold of a head that compares with names.
+const ANY_NAME: &str = "*";
 
 /// `trunkline.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterCard {
     pub family: Family,
-    /// In head order.
+    /// What the head gives scores for.
+    pub head: HeadForm,
+    /// In head order; none for a head that compares with names.
     pub labels: Vec<String>,
     pub problem_type: ProblemType,
     pub backbone_fingerprint: Digest,
@@ -22,7 +27,7 @@ pub struct AdapterCard {
     pub max_length: usize,
     /// `cls` (the architecture's own) or `mean`.
     pub pooling: String,
-    /// Label → score below which it is not reported.
+    /// Label → score below which it is not reported; [`ANY_NAME`] stands for every name that a head may be given.
     pub thresholds: BTreeMap<String, f32>,
     /// Data, seed, metrics, job: shown as it is.
     pub training: Option<serde_json::Value>,
@@ -33,6 +38,9 @@ pub struct AdapterCard {
 #[serde(deny_unknown_fields)]
 struct CardFile {
     family: String,
+    #[serde(default = "labels", skip_serializing_if = "is_labels")]
+    head: String,
+    #[serde(default)]
     labels: Vec<String>,
     #[serde(default = "single_label")]
     problem_type: String,
@@ -44,6 +52,14 @@ struct CardFile {
     thresholds: BTreeMap<String, f32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     training: Option<serde_json::Value>,
+}
+
+fn labels() -> String {
+    HeadForm::Labels.as_str().to_owned()
+}
+
+fn is_labels(head: &str) -> bool {
+    head == HeadForm::Labels.as_str()
 }
 
 fn single_label() -> String {
@@ -73,7 +89,8 @@ impl AdapterCard {
         let family = parse::<Family>("family", &file.family, &mut problems);
         let problem_type = parse::<ProblemType>("problem_type", &file.problem_type, &mut problems);
         let fingerprint = parse::<Digest>("backbone_fingerprint", &file.backbone_fingerprint, &mut problems);
-        problems.extend(LabelSet::new(file.labels.clone()).err().map(|e| format!("labels: {}", e.message())));
+        let head = parse::<HeadForm>("head", &file.head, &mut problems);
+        problems.extend(head_problem(head.unwrap_or_default(), family, &file));
         if file.max_length == 0 {
             problems.push("max_length: 0 tokens; at least 1 is wanted".to_owned());
         }
@@ -81,23 +98,41 @@ impl AdapterCard {
             problems.push(format!("pooling: {:?} is neither \"cls\" nor \"mean\"", file.pooling));
         }
         for (label, threshold) in &file.thresholds {
-            if !file.labels.contains(label) || !(0.0..=1.0).contains(threshold) {
+            let is_known = match head {
+                Some(HeadForm::Concepts | HeadForm::Similarity) => label == ANY_NAME,
+                _ => file.labels.contains(label),
+            };
+            if !is_known || !(0.0..=1.0).contains(threshold) {
                 problems.push(format!("thresholds: {label:?} is no label, or its {threshold} is not in 0..=1"));
             }
         }
-        let (Some(family), Some(problem_type), Some(backbone_fingerprint), true) =
-            (family, problem_type, fingerprint, problems.is_empty())
+        let (Some(family), Some(head), Some(problem_type), Some(backbone_fingerprint), true) =
+            (family, head, problem_type, fingerprint, problems.is_empty())
         else {
             return Err(Error::unprocessable("trunkline.json is not a card we can read").with_problems(problems));
         };
         let CardFile { labels, max_length, pooling, thresholds, training, .. } = file;
-        Ok(Self { family, labels, problem_type, backbone_fingerprint, max_length, pooling, thresholds, training })
+        Ok(Self { family, head, labels, problem_type, backbone_fingerprint, max_length, pooling, thresholds, training })
+    }
+
+    /// The score from which a token is of a named concept, calibrated on data held out of training; a head that compares
+    /// with names may have one.
+    pub fn concept_threshold(&self) -> Option<f32> {
+        self.thresholds.get(ANY_NAME).copied().filter(|_| self.head != HeadForm::Labels)
+    }
+
+    /// The same card with that threshold.
+    #[must_use]
+    pub fn with_concept_threshold(mut self, threshold: f32) -> Self {
+        self.thresholds.insert(ANY_NAME.to_owned(), threshold);
+        self
     }
 
     /// The same card gives the same bytes.
     pub fn to_json(&self) -> Vec<u8> {
         let file = CardFile {
             family: self.family.as_str().to_owned(),
+            head: self.head.as_str().to_owned(),
             labels: self.labels.clone(),
             problem_type: self.problem_type.as_str().to_owned(),
             backbone_fingerprint: self.backbone_fingerprint.as_str().to_owned(),
@@ -108,6 +143,18 @@ impl AdapterCard {
         };
         serde_json::to_vec_pretty(&file).expect("strings, numbers and JSON values have a text")
     }
+}
+
+/// Labels and family as this form of head wants them.
+fn head_problem(head: HeadForm, family: Option<Family>, file: &CardFile) -> Option<String> {
+    let Some(wanted) = head.family() else {
+        return LabelSet::new(file.labels.clone()).err().map(|e| format!("labels: {}", e.message()));
+    };
+    let fits = file.labels.is_empty() && family.is_none_or(|family| family == wanted) && file.pooling == "mean";
+    (!fits).then(|| {
+        let head = head.as_str();
+        format!("head: {head:?} wants family {wanted}, pooling \"mean\" and no labels")
+    })
 }
 
 fn parse<T: FromStr<Err = Error>>(field: &str, text: &str, problems: &mut Vec<String>) -> Option<T> {
@@ -121,6 +168,7 @@ mod tests {
     fn card() -> AdapterCard {
         AdapterCard {
             family: Family::Classify,
+            head: HeadForm::Labels,
             labels: vec!["yes".to_owned(), "no".to_owned()],
             problem_type: ProblemType::MultiLabel,
             backbone_fingerprint: Digest::from_sha256(&[7; 32]),
@@ -136,6 +184,31 @@ mod tests {
         let json = card().to_json();
         assert_eq!(AdapterCard::from_json(&json).unwrap(), card());
         assert_eq!(AdapterCard::from_json(&json).unwrap().to_json(), json);
+    }
+
+    #[test]
+    fn a_card_of_named_concepts_has_no_labels_and_one_threshold() {
+        let card = AdapterCard {
+            family: Family::Ner,
+            head: HeadForm::Concepts,
+            labels: Vec::new(),
+            thresholds: BTreeMap::new(),
+            ..card()
+        }
+        .with_concept_threshold(0.5);
+        let read = AdapterCard::from_json(&card.to_json()).unwrap();
+        assert_eq!((&read, read.concept_threshold()), (&card, Some(0.5)));
+        for (field, value) in [
+            ("family", r#""classify""#),
+            ("labels", r#"["a"]"#),
+            ("pooling", r#""cls""#),
+            ("head", r#""names""#),
+            ("thresholds", r#"{"a": 0.5}"#),
+        ] {
+            let mut file: serde_json::Value = serde_json::from_slice(&card.to_json()).unwrap();
+            file[field] = serde_json::from_str(value).unwrap();
+            assert!(AdapterCard::from_json(file.to_string().as_bytes()).is_err(), "{field} = {value}");
+        }
     }
 
     #[test]

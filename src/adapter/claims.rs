@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::Tensor;
 
 use crate::adapter::bundle::Target;
+use crate::adapter::files::CONCEPTS_NAME;
 use crate::adapter::names::{lora_a, lora_b, lora_b_bias, module_name};
 use crate::adapter::pooler::Pooler;
 use crate::adapter::weights::{NamedTensors, file_name};
 use crate::adapter::{AdapterCard, LoraConfig};
 use crate::domain::{Error, Result};
-use crate::model::{Delta, Encoder, Head, HeadKind, Site};
+use crate::model::{ConceptHead, Delta, Encoder, Head, HeadKind, Site};
 
 /// A refusal that lists more helps nobody.
 const PROBLEMS_MAX: usize = 100;
@@ -19,12 +20,18 @@ const PROBLEMS_MAX: usize = 100;
 /// Tensors not claimed yet, by their name in the task model.
 pub(crate) struct Claims {
     tensors: NamedTensors,
+    /// Of `concept_head.safetensors`.
+    concepts: NamedTensors,
     pub(crate) problems: Vec<String>,
 }
 
 impl Claims {
     pub(crate) fn new(tensors: NamedTensors, problems: Vec<String>) -> Self {
-        Self { tensors, problems }
+        Self { tensors, concepts: NamedTensors::new(), problems }
+    }
+
+    pub(crate) fn with_concepts(self, concepts: NamedTensors) -> Self {
+        Self { concepts, ..self }
     }
 
     pub(crate) fn put(&mut self, name: String, tensor: Tensor) {
@@ -117,12 +124,30 @@ impl Claims {
         wanted.into_iter().filter_map(|(name, shape)| self.take(&name, &shape).map(|tensor| (name, tensor))).collect()
     }
 
+    /// The tensors of a head that compares with names.
+    pub(crate) fn take_concepts(&mut self, kind: HeadKind, encoder: &Encoder) -> HashMap<String, Tensor> {
+        let mut taken = HashMap::new();
+        for (name, shape) in ConceptHead::required(kind, encoder.config().hidden_size) {
+            match self.concepts.remove(name) {
+                Some(tensor) if tensor.dims() == shape => drop(taken.insert(name.to_owned(), tensor)),
+                Some(tensor) => {
+                    let got = tensor.dims();
+                    self.problems.push(format!("{CONCEPTS_NAME}: {name} has shape {got:?}; {shape:?} is wanted"));
+                }
+                None => self.problems.push(format!("{CONCEPTS_NAME}: {name} of shape {shape:?} is missing")),
+            }
+        }
+        taken
+    }
+
     /// Fails with all problems; a tensor that nobody claimed is one.
     pub(crate) fn finish(mut self) -> Result<()> {
         let left_over = |name: &String| {
             format!("{} is nothing that this configuration lets an adapter change in this backbone", file_name(name))
         };
         self.problems.extend(self.tensors.keys().map(left_over));
+        let unused = |name: &String| format!("{CONCEPTS_NAME}: {name} is nothing that the card's head has");
+        self.problems.extend(self.concepts.keys().map(unused));
         if self.problems.is_empty() {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! An adapter folder in memory: its three files, their digest, and a card for folders that come without one.
+//! An adapter folder in memory: its files, their digest, and a card for folders that come without one.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::adapter::weights;
 use crate::adapter::{AdapterCard, LoraConfig};
-use crate::domain::{Digest, Error, Family, LabelSet, ProblemType, Result};
+use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, ProblemType, Result};
 
 pub(crate) const CONFIG_NAME: &str = "adapter_config.json";
 pub(crate) const WEIGHTS_NAME: &str = "adapter_model.safetensors";
 pub(crate) const CARD_NAME: &str = "trunkline.json";
+pub(crate) const CONCEPTS_NAME: &str = "concept_head.safetensors";
 
 /// All files of one adapter in bytes: rank 512 on every linear of a large encoder is about half of it.
 pub(crate) const FILES_BYTES_MAX: usize = 256 << 20;
@@ -27,6 +28,8 @@ pub struct AdapterFiles {
     pub weights: Vec<u8>,
     /// `trunkline.json`; a folder fresh from PEFT has none.
     pub card: Option<Vec<u8>>,
+    /// `concept_head.safetensors`: the head of an adapter that compares with names, which PEFT has no place for.
+    pub concepts: Option<Vec<u8>>,
 }
 
 impl AdapterFiles {
@@ -43,10 +46,19 @@ impl AdapterFiles {
         Digest::from_sha256(&hash.finalize().into())
     }
 
-    /// Names and contents: configuration, weights, card.
+    /// From what `read` gives for each name an adapter's folder may have; None for a file that is not there.
+    pub fn from_parts(mut read: impl FnMut(&'static str) -> Result<Option<Vec<u8>>>) -> Result<Self> {
+        let mut needed =
+            |name| read(name)?.ok_or_else(|| Error::unprocessable(format!("{name} is missing; a PEFT folder has it")));
+        let (config, weights) = (needed(CONFIG_NAME)?, needed(WEIGHTS_NAME)?);
+        Ok(Self { config, weights, card: read(CARD_NAME)?, concepts: read(CONCEPTS_NAME)? })
+    }
+
+    /// Names and contents: configuration, weights, card, concept head.
     pub fn entries(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         let card = self.card.as_deref().map(|card| (CARD_NAME, card));
-        [(CONFIG_NAME, &*self.config), (WEIGHTS_NAME, &*self.weights)].into_iter().chain(card)
+        let concepts = self.concepts.as_deref().map(|concepts| (CONCEPTS_NAME, concepts));
+        [(CONFIG_NAME, &*self.config), (WEIGHTS_NAME, &*self.weights)].into_iter().chain(card).chain(concepts)
     }
 
     pub(crate) fn read_card(&self) -> Result<AdapterCard> {
@@ -75,6 +87,7 @@ impl AdapterFiles {
         let family = self.family_of(family)?;
         let card = AdapterCard {
             family,
+            head: HeadForm::Labels,
             labels: match labels {
                 Some(labels) => labels,
                 None => self.numbered_labels()?,

@@ -10,8 +10,8 @@ use crate::adapter::names::{lora_a, lora_b, lora_b_bias};
 use crate::adapter::pooler::Pooler;
 use crate::adapter::weights::NamedTensors;
 use crate::adapter::{AdapterBundle, AdapterCard, LoraConfig};
-use crate::domain::Result;
-use crate::model::{Encoder, Head};
+use crate::domain::{HeadForm, Result};
+use crate::model::{ConceptHead, Encoder, Head};
 
 /// The spread of a head's first weights: BERT's `initializer_range`.
 const HEAD_DEVIATION: f64 = 0.02;
@@ -40,8 +40,13 @@ impl AdapterBundle {
             }
         }
         let kind = head_kind(card.family);
-        for (name, shape) in Head::required(kind, encoder, &card.pooling, card.labels.len()) {
-            tensors.insert(name.clone(), head_tensor(&name, &shape, &mut rng, encoder.device())?);
+        let mut concepts = NamedTensors::new();
+        if card.head == HeadForm::Labels {
+            for (name, shape) in Head::required(kind, encoder, &card.pooling, card.labels.len()) {
+                tensors.insert(name.clone(), head_tensor(&name, &shape, &mut rng, encoder.device())?);
+            }
+        } else {
+            concepts.extend(ConceptHead::fresh(kind, encoder)?.tensors());
         }
         if let Some(pooler) = pooler.filter(|_| Pooler::is_saved(&config)) {
             for (name, _) in pooler.tensors() {
@@ -49,7 +54,7 @@ impl AdapterBundle {
                 tensors.insert(name, copy);
             }
         }
-        Self::assemble(config, card, encoder, Claims::new(tensors, Vec::new()))
+        Self::assemble(config, card, encoder, Claims::new(tensors, Vec::new()).with_concepts(concepts))
     }
 }
 

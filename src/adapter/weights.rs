@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Storage, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
+use crate::adapter::files::{CONCEPTS_NAME, WEIGHTS_NAME};
 use crate::domain::{Error, Result};
 
 /// The header's JSON in bytes: a thousand tensors take a tenth of it.
@@ -22,8 +23,22 @@ pub(crate) type NamedTensors = BTreeMap<String, Tensor>;
 
 /// All tensors as f32. What is wrong with single ones is noted in `problems` and they are left out.
 pub(crate) fn parse(bytes: &[u8], device: &Device, problems: &mut Vec<String>) -> Result<NamedTensors> {
+    read_all(open(bytes)?, device, problems, canonical_name)
+}
+
+/// The same of `concept_head.safetensors`, whose names are plain.
+pub(crate) fn parse_concepts(bytes: &[u8], device: &Device, problems: &mut Vec<String>) -> Result<NamedTensors> {
+    read_all(open_file(bytes, CONCEPTS_NAME)?, device, problems, |name| Some(name.to_owned()))
+}
+
+fn read_all(
+    file: SafeTensors<'_>,
+    device: &Device,
+    problems: &mut Vec<String>,
+    canonical_name: impl Fn(&str) -> Option<String>,
+) -> Result<NamedTensors> {
     let mut tensors = NamedTensors::new();
-    for (name, view) in open(bytes)?.iter() {
+    for (name, view) in file.iter() {
         let Some(canonical) = canonical_name(name) else {
             problems.push(format!("{name}: does not begin with {PREFIX:?}"));
             continue;
@@ -53,6 +68,15 @@ pub(crate) fn rows_of(bytes: &[u8], names: &[&str]) -> Result<Option<usize>> {
 
 /// The same tensors give the same bytes: f32, sorted by name.
 pub(crate) fn write(tensors: &NamedTensors) -> Result<Vec<u8>> {
+    serialize(tensors, file_name)
+}
+
+/// The same for `concept_head.safetensors`, whose names are plain.
+pub(crate) fn write_concepts(tensors: &NamedTensors) -> Result<Vec<u8>> {
+    serialize(tensors, str::to_owned)
+}
+
+fn serialize(tensors: &NamedTensors, file_name: impl Fn(&str) -> String) -> Result<Vec<u8>> {
     let data = tensors
         .iter()
         .map(|(name, tensor)| {
@@ -68,11 +92,15 @@ pub(crate) fn write(tensors: &NamedTensors) -> Result<Vec<u8>> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     views
         .and_then(|views| safetensors::serialize(views, Some(metadata)))
-        .map_err(|e| Error::internal(format!("adapter_model.safetensors cannot be written: {e}")).with_source(e))
+        .map_err(|e| Error::internal(format!("an adapter's tensors cannot be written: {e}")).with_source(e))
 }
 
 fn open(bytes: &[u8]) -> Result<SafeTensors<'_>> {
-    let refused = |why: String| Error::unprocessable(format!("adapter_model.safetensors: {why}"));
+    open_file(bytes, WEIGHTS_NAME)
+}
+
+fn open_file<'a>(bytes: &'a [u8], file: &str) -> Result<SafeTensors<'a>> {
+    let refused = |why: String| Error::unprocessable(format!("{file}: {why}"));
     if let Some((length, _)) = bytes.split_first_chunk()
         && u64::from_le_bytes(*length) > HEADER_BYTES_MAX
     {

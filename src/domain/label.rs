@@ -21,6 +21,11 @@ impl LabelSet {
         Ok(Self(labels))
     }
 
+    /// Of a head that has no rows of its own.
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -24,4 +24,4 @@ pub use parameters::{
     Activation, Aggregation, ClassifyParameters, EmbedParameters, LongText, NerParameters, OffsetUnit, Pooling,
 };
 pub use prediction::{ClassifyPrediction, Entity, NerPrediction, ScoredLabel};
-pub use task::{Family, ProblemType};
+pub use task::{Family, HeadForm, ProblemType};

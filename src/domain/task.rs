@@ -72,3 +72,45 @@ impl FromStr for ProblemType {
         }
     }
 }
+
+/// What an adapter's head gives scores for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HeadForm {
+    /// The labels it was trained with.
+    #[default]
+    Labels,
+    /// Entity types by name, given with each request; tokens are compared with them.
+    Concepts,
+    /// Classes by name, given with each request; whole texts are compared with them.
+    Similarity,
+}
+
+impl HeadForm {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Labels => "labels",
+            Self::Concepts => "concepts",
+            Self::Similarity => "similarity",
+        }
+    }
+
+    /// The family of a head that compares with names.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Self::Labels => None,
+            Self::Concepts => Some(Family::Ner),
+            Self::Similarity => Some(Family::Classify),
+        }
+    }
+}
+
+impl FromStr for HeadForm {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self, Error> {
+        [Self::Labels, Self::Concepts, Self::Similarity]
+            .into_iter()
+            .find(|form| form.as_str() == s)
+            .ok_or_else(|| Error::invalid(format!("head {s:?} is none of \"labels\", \"concepts\" and \"similarity\"")))
+    }
+}

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use crate::adapter::{AdapterBundle, AdapterCard};
 use crate::domain::{AdapterIdentity, LabelSet, Result};
-use crate::model::{Encoder, Head, LoraWeights};
+use crate::model::{Encoder, LoraWeights, TaskHead};
 
 /// What serving needs of an adapter; its weights are in the form that the encoder computes with, and in no other.
 #[derive(Clone)]
 pub struct ResidentAdapter {
     pub identity: AdapterIdentity,
     pub card: AdapterCard,
+    /// None for a head that compares with names.
     pub labels: LabelSet,
-    pub head: Head,
+    pub head: TaskHead,
     pub(super) lora: LoraWeights,
     /// Of the configuration; single modules may have others.
     pub rank: usize,

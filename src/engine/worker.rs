@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::error;
 
 use crate::adapter::AdapterBundle;
-use crate::domain::{AdapterIdentity, Error, Result};
+use crate::domain::{AdapterIdentity, EmbedParameters, Error, HeadForm, Result};
 use crate::engine::forward::forward;
 use crate::engine::isolate::isolate;
 use crate::engine::{Batch, BatchOutput, BatchSequence, ResidentAdapter, Work};
@@ -92,7 +92,12 @@ impl Engine {
         let trial = BatchSequence {
             ids: TRIAL_IDS.into(),
             type_ids: [0; TRIAL_IDS.len()].into(),
-            work: Work::Head(adapter.clone()),
+            work: match adapter.head.form() {
+                HeadForm::Labels => Work::Head(adapter.clone()),
+                HeadForm::Concepts | HeadForm::Similarity => {
+                    Work::Embed(Some(adapter.clone()), EmbedParameters::default())
+                }
+            },
         };
         let answers = answer(&self.encoder, &Batch { sequences: vec![trial] });
         answers.outputs.into_iter().next().ok_or_else(lost)??;

@@ -1,6 +1,7 @@
 //! The network: pure functions of tensors. Knows no files of adapters, no requests, no training loop.
 
 mod architecture;
+mod concepts;
 mod config;
 mod device;
 mod encoder;
@@ -11,14 +12,17 @@ mod layers;
 mod loading;
 mod lora;
 mod packing;
+mod task_head;
 mod weights;
 
 pub use architecture::Architecture;
+pub use concepts::ConceptHead;
 pub use config::{Activation, Biases, EncoderConfig, LayerAttention};
 pub use device::open_device;
 pub use encoder::{Encoder, Mode, Packed};
 pub use head::{Head, HeadKind};
 pub use lora::{Delta, Linear, LoraWeights, SegmentAdapters, Site};
+pub use task_head::TaskHead;
 
 /// A failed tensor operation is a bug of ours or a lost device, never the caller's doing.
 impl From<candle_core::Error> for crate::domain::Error {

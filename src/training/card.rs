@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::adapter::{AdapterCard, LoraConfig, TargetModules};
-use crate::domain::{Digest, Error, Family, FineTuneSpec, Hyperparameters, LabelSet, LayerChoice, ProblemType, Result};
+use crate::domain::{
+    Digest, Error, Family, FineTuneSpec, HeadForm, Hyperparameters, LabelSet, LayerChoice, ProblemType, Result,
+};
 use crate::model::Encoder;
 use crate::training::checkpoint::State;
 use crate::training::evaluate::Evaluation;
@@ -73,6 +75,7 @@ pub(super) fn card(
 ) -> AdapterCard {
     AdapterCard {
         family: spec.family,
+        head: HeadForm::Labels,
         labels: labels.as_slice().to_vec(),
         problem_type: if multi_label { ProblemType::MultiLabel } else { ProblemType::SingleLabel },
         backbone_fingerprint: fingerprint.clone(),

@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::adapter::AdapterBundle;
+use crate::adapter::{AdapterBundle, LoraConfig};
 use crate::domain::{Digest, Error, LabelSet, Result};
 use crate::training::card::{card, lora_config};
 use crate::training::checkpoint::{Checkpoints, State};
@@ -86,7 +86,8 @@ impl Plan {
 fn fresh_adapter(setup: &FineTuneSetup, labels: &LabelSet) -> Result<AdapterBundle> {
     let spec = &setup.spec;
     let config = match &setup.init {
-        Some(init) => init.config.clone(),
+        // what it was trained for is not what it is trained for now
+        Some(init) => LoraConfig { task_type: None, ..init.config.clone() },
         None => lora_config(spec.family, &spec.hyperparameters, &setup.encoder)?,
     };
     let card = card(spec, labels, setup.train.multi_label, &setup.fingerprint, setup.max_length());

@@ -40,8 +40,12 @@ fn read(name: &str) -> (AdapterFiles, Golden) {
     let folder = Path::new("tests/fixtures/peft").join(name);
     let file = |file: &str| fs::read(folder.join(file)).expect("a golden file");
     let golden: Golden = serde_json::from_slice(&file("expected.json")).expect("the golden file's shape");
-    let files =
-        AdapterFiles { config: file("adapter_config.json"), weights: file("adapter_model.safetensors"), card: None };
+    let files = AdapterFiles {
+        config: file("adapter_config.json"),
+        weights: file("adapter_model.safetensors"),
+        card: None,
+        concepts: None,
+    };
     let max_length = ENCODER.config().max_length;
     let files = files.with_card(Some(golden.labels.clone()), None, &fingerprint(), max_length).expect("a card");
     (files, golden)

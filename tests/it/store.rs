@@ -11,7 +11,12 @@ fn name(name: &str) -> AdapterName {
 }
 
 fn files(content: u8) -> AdapterFiles {
-    AdapterFiles { config: vec![content; 40], weights: vec![content; 400], card: Some(vec![content; 20]) }
+    AdapterFiles {
+        config: vec![content; 40],
+        weights: vec![content; 400],
+        card: Some(vec![content; 20]),
+        concepts: None,
+    }
 }
 
 fn publish(store: &AdapterStore, adapter: &str, content: u8, activate: bool) -> u32 {

@@ -8,7 +8,7 @@ use flate2::read::MultiGzDecoder;
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
 use crate::adapter::AdapterFiles;
-use crate::adapter::files::{CARD_NAME, CONFIG_NAME, FILES_BYTES_MAX, WEIGHTS_NAME};
+use crate::adapter::files::{CARD_NAME, CONCEPTS_NAME, CONFIG_NAME, FILES_BYTES_MAX, WEIGHTS_NAME};
 use crate::domain::{Error, Result};
 
 /// PEFT writes three files; with checkpoints' extras it is a dozen.
@@ -52,7 +52,7 @@ const EXTRAS: [&str; 22] = [
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Reads an upload. Only the three known files are kept. A path escape, a link, a pickle, an unknown file or one that is there twice
+/// Reads an upload. Only the known files are kept. A path escape, a link, a pickle, an unknown file or one that is there twice
 /// is `unprocessable`; a decompression bomb, or what is larger than any adapter, `payload_too_large`.
 pub fn read_archive(bytes: &[u8]) -> Result<AdapterFiles> {
     let ratio_limit = RATIO_FREE_BYTES.max(bytes.len() as u64 * RATIO_MAX);
@@ -135,7 +135,7 @@ impl Found {
         if name.starts_with('.') || EXTRAS.contains(&&**name) {
             return Ok(());
         }
-        if ![CONFIG_NAME, WEIGHTS_NAME, CARD_NAME].contains(&&**name) {
+        if ![CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, CONCEPTS_NAME].contains(&&**name) {
             return Err(refused(&path.join("/"), why_unknown(name)));
         }
         if self.folder.get_or_insert_with(|| folder.to_owned()) != folder {
@@ -153,10 +153,10 @@ impl Found {
     }
 
     fn finish(mut self) -> Result<AdapterFiles> {
-        let card = self.files.remove(CARD_NAME);
+        let (card, concepts) = (self.files.remove(CARD_NAME), self.files.remove(CONCEPTS_NAME));
         let mut take = |name: &str| self.files.remove(name).ok_or_else(|| format!("{name} is missing"));
         match (take(CONFIG_NAME), take(WEIGHTS_NAME)) {
-            (Ok(config), Ok(weights)) => Ok(AdapterFiles { config, weights, card }),
+            (Ok(config), Ok(weights)) => Ok(AdapterFiles { config, weights, card, concepts }),
             (config, weights) => {
                 let problems = [config.err(), weights.err()].into_iter().flatten().collect();
                 Err(Error::unprocessable("the archive holds no PEFT adapter").with_problems(problems))

@@ -9,7 +9,12 @@ use super::*;
 use crate::domain::ErrorKind as Kind;
 
 fn files() -> AdapterFiles {
-    AdapterFiles { config: b"{}".to_vec(), weights: vec![7; 3000], card: Some(b"{\"card\": 1}".to_vec()) }
+    AdapterFiles {
+        config: b"{}".to_vec(),
+        weights: vec![7; 3000],
+        card: Some(b"{\"card\": 1}".to_vec()),
+        concepts: None,
+    }
 }
 
 /// An archive of plain files; names go in as they are, however bad.

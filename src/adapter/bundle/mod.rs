@@ -6,22 +6,24 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::Tensor;
 
 use crate::adapter::claims::Claims;
+use crate::adapter::config::FEATURE_EXTRACTION;
 use crate::adapter::names::{lora_a, lora_b, lora_b_bias, module_name};
 use crate::adapter::pooler::Pooler;
 use crate::adapter::targets::Targets;
 use crate::adapter::weights::{self, NamedTensors};
 use crate::adapter::{AdapterCard, AdapterFiles, LoraConfig};
-use crate::domain::{Digest, Error, Family, LabelSet, Result};
-use crate::model::{Architecture, Delta, Encoder, Head, HeadKind, LoraWeights, Site};
+use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, Result};
+use crate::model::{Architecture, ConceptHead, Delta, Encoder, Head, HeadKind, LoraWeights, Site, TaskHead};
 
 /// Everything an engine or trainer needs of one adapter version. Tensors are f32 on the encoder's device.
 #[derive(Clone, Debug)]
 pub struct AdapterBundle {
     pub config: LoraConfig,
     pub card: AdapterCard,
+    /// None for a head that compares with names.
     pub labels: LabelSet,
     pub lora: LoraWeights,
-    pub head: Head,
+    pub head: TaskHead,
     /// Trained numbers: LoRA and head.
     pub parameters: usize,
     architecture: Architecture,
@@ -51,8 +53,16 @@ impl AdapterBundle {
             )));
         }
         let mut problems = Vec::new();
-        let tensors = weights::parse(&files.weights, encoder.device(), &mut problems)?;
-        Self::assemble(config, card, encoder, Claims::new(tensors, problems))
+        let mut tensors = weights::parse(&files.weights, encoder.device(), &mut problems)?;
+        if config.wraps_encoder() {
+            let prefix = encoder.config().architecture.task_prefix();
+            tensors = tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect();
+        }
+        let concepts = match &files.concepts {
+            Some(bytes) => weights::parse_concepts(bytes, encoder.device(), &mut problems)?,
+            None => NamedTensors::new(),
+        };
+        Self::assemble(config, card, encoder, Claims::new(tensors, problems).with_concepts(concepts))
     }
 
     /// From all the tensors of an adapter, by their names in the task model.
@@ -73,11 +83,21 @@ impl AdapterBundle {
         }
         let deltas = targets.iter().filter_map(|target| claims.take_delta(target)).collect();
         let kind = head_kind(card.family);
-        let head = claims.take_head(&config, &card, encoder, kind);
+        let head = match card.head {
+            HeadForm::Labels => claims.take_head(&config, &card, encoder, kind),
+            HeadForm::Concepts | HeadForm::Similarity => claims.take_concepts(kind, encoder),
+        };
         let bias_deltas = claims.take_bias_deltas(&config, &targets, encoder)?;
         claims.finish()?;
-        let head = Head::from_tensors(kind, encoder, &card.pooling, card.labels.len(), &head)?;
-        let labels = LabelSet::new(card.labels.clone())?;
+        let (head, labels) = match card.head {
+            HeadForm::Labels => {
+                let head = Head::from_tensors(kind, encoder, &card.pooling, card.labels.len(), &head)?;
+                (TaskHead::Labels(head), LabelSet::new(card.labels.clone())?)
+            }
+            HeadForm::Concepts | HeadForm::Similarity => {
+                (TaskHead::Concepts(ConceptHead::from_tensors(kind, encoder, &head)?), LabelSet::none())
+            }
+        };
         Ok(Self::new(config, card, labels, LoraWeights::new(deltas, bias_deltas), head, encoder))
     }
 
@@ -86,7 +106,7 @@ impl AdapterBundle {
         card: AdapterCard,
         labels: LabelSet,
         lora: LoraWeights,
-        head: Head,
+        head: TaskHead,
         encoder: &Encoder,
     ) -> Self {
         let architecture = encoder.config().architecture;
@@ -127,25 +147,34 @@ impl AdapterBundle {
         }
         let head: HashMap<_, _> =
             self.head.tensors().into_iter().map(|(name, _)| (name.clone(), own[&name].clone())).collect();
-        let head = Head::from_tensors(self.head.kind(), encoder, &self.card.pooling, self.labels.len(), &head)?;
+        let head = self.head.with_tensors(encoder, &self.card.pooling, &head)?;
         let lora = LoraWeights::new(deltas, self.lora.bias_deltas().clone());
         Ok(Self { lora, head, ..self.clone() })
     }
 
     /// The files of this adapter, as PEFT writes them. Same weights, same bytes.
     pub fn to_files(&self, encoder: &Encoder) -> Result<AdapterFiles> {
+        let of_head: BTreeMap<String, Tensor> = self.head.tensors().into_iter().collect();
+        let is_apart = self.head.concepts().is_some();
         let mut tensors: NamedTensors = self.trainable().into_iter().collect();
+        tensors.retain(|name, _| !is_apart || !of_head.contains_key(name));
         for (&site, delta) in self.lora.bias_deltas() {
             let (name, bias) = self.file_bias(site, delta, encoder)?;
             tensors.insert(name, bias);
         }
         let mut config = self.config.clone();
         config.modules_to_save = saved_modules(&self.config, &self.head, encoder);
-        config.task_type = Some(task_type(self.family()).to_owned());
+        config.task_type = Some(task_type(self.family(), self.card.head).to_owned());
+        if config.wraps_encoder() {
+            let prefix = encoder.config().architecture.task_prefix();
+            let bare = |name: String| name.strip_prefix(prefix).map(str::to_owned).unwrap_or(name);
+            tensors = tensors.into_iter().map(|(name, tensor)| (bare(name), tensor)).collect();
+        }
         Ok(AdapterFiles {
             config: config.to_json(),
             weights: weights::write(&tensors)?,
             card: Some(self.card.to_json()),
+            concepts: is_apart.then(|| weights::write_concepts(&of_head)).transpose()?,
         })
     }
 
@@ -189,10 +218,11 @@ pub(crate) fn head_kind(family: Family) -> HeadKind {
     }
 }
 
-fn task_type(family: Family) -> &'static str {
-    match family {
-        Family::Ner => "TOKEN_CLS",
-        Family::Classify => "SEQ_CLS",
+fn task_type(family: Family, head: HeadForm) -> &'static str {
+    match (head, family) {
+        (HeadForm::Labels, Family::Ner) => "TOKEN_CLS",
+        (HeadForm::Labels, Family::Classify) => "SEQ_CLS",
+        (HeadForm::Concepts | HeadForm::Similarity, _) => FEATURE_EXTRACTION,
     }
 }
 
@@ -201,6 +231,10 @@ fn check_card(config: &LoraConfig, card: &AdapterCard, encoder: &Encoder, proble
         let task_type = config.task_type.as_deref().unwrap_or_default();
         problems.push(format!("family {} contradicts task_type {task_type:?}", card.family));
     }
+    if config.task_type.is_some() && config.wraps_encoder() == (card.head == HeadForm::Labels) {
+        let (head, task_type) = (card.head.as_str(), config.task_type.as_deref().unwrap_or_default());
+        problems.push(format!("head {head:?} contradicts task_type {task_type:?}"));
+    }
     let max_length = encoder.config().max_length;
     if card.max_length > max_length {
         problems.push(format!("max_length {} is over the backbone's {max_length}", card.max_length));
@@ -208,7 +242,10 @@ fn check_card(config: &LoraConfig, card: &AdapterCard, encoder: &Encoder, proble
 }
 
 /// The names PEFT needs to find the head again: its own defaults, and the module of every tensor the head brings.
-fn saved_modules(config: &LoraConfig, head: &Head, encoder: &Encoder) -> Vec<String> {
+fn saved_modules(config: &LoraConfig, head: &TaskHead, encoder: &Encoder) -> Vec<String> {
+    if head.concepts().is_some() {
+        return config.modules_to_save.clone();
+    }
     let prefix = encoder.config().architecture.task_prefix();
     let module = |name: String| name.strip_prefix(prefix).unwrap_or(&name).split('.').next().map(str::to_owned);
     let defaults = ["classifier", "score"].map(str::to_owned);

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Var};
 
 use super::*;
 use crate::adapter::TargetModules;
-use crate::domain::{ErrorKind, ProblemType};
+use crate::domain::{ErrorKind, HeadForm, ProblemType};
 
 const QUERY: &str = "bert.encoder.layer.1.attention.self.query";
 
@@ -22,6 +22,7 @@ fn fingerprint() -> Digest {
 fn card(family: Family) -> AdapterCard {
     AdapterCard {
         family,
+        head: HeadForm::Labels,
         labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
         problem_type: ProblemType::SingleLabel,
         backbone_fingerprint: fingerprint(),
@@ -83,6 +84,48 @@ fn an_adapter_is_read_as_it_was_written() {
     }
 }
 
+fn primary(head: HeadForm, encoder: &Encoder) -> AdapterBundle {
+    let family = head.family().unwrap();
+    let card = AdapterCard { head, labels: Vec::new(), pooling: "mean".to_owned(), ..card(family) };
+    AdapterBundle::fresh(config(""), card, encoder, 42).unwrap()
+}
+
+#[test]
+fn an_adapter_that_compares_with_names_keeps_its_head_in_a_file_of_its_own() {
+    let encoder = encoder();
+    for (head, own) in [
+        (HeadForm::Concepts, "concept.bias concept.weight log_scale offset token.bias token.weight"),
+        (HeadForm::Similarity, "log_scale"),
+    ] {
+        let bundle = primary(head, &encoder);
+        let files = bundle.to_files(&encoder).unwrap();
+        // the encoder itself, as the reference library wraps it for this task
+        assert_eq!(LoraConfig::from_json(&files.config).unwrap().task_type.as_deref(), Some("FEATURE_EXTRACTION"));
+        assert!(tensors(&files).keys().all(|name| name.starts_with("encoder.layer.") && name.contains("lora_")));
+        let concepts =
+            weights::parse_concepts(files.concepts.as_ref().unwrap(), &Device::Cpu, &mut Vec::new()).unwrap();
+        assert_eq!(concepts.keys().map(String::as_str).collect::<Vec<_>>().join(" "), own);
+        let read = AdapterBundle::read(&files, &encoder, &fingerprint()).unwrap();
+        assert_eq!(read.to_files(&encoder).unwrap(), files);
+        assert_eq!((read.head.form(), read.labels.len(), read.parameters), (head, 0, bundle.parameters));
+        let without = AdapterFiles { concepts: None, ..files };
+        let problems = AdapterBundle::read(&without, &encoder, &fingerprint()).unwrap_err().problems().join("\n");
+        assert!(problems.contains("log_scale of shape [] is missing"), "{problems}");
+    }
+}
+
+#[test]
+fn a_concept_head_and_a_card_with_labels_do_not_fit() {
+    let encoder = encoder();
+    let labelled = fresh("", Family::Ner, &encoder).to_files(&encoder).unwrap();
+    let named = primary(HeadForm::Concepts, &encoder).to_files(&encoder).unwrap();
+    let mixed = AdapterFiles { concepts: named.concepts.clone(), ..labelled.clone() };
+    let refused = |files: &AdapterFiles| AdapterBundle::read(files, &encoder, &fingerprint()).unwrap_err();
+    assert!(refused(&mixed).problems().join("\n").contains("token.weight is nothing that the card's head has"));
+    let contradicting = AdapterFiles { config: labelled.config, ..named };
+    assert!(refused(&contradicting).problems().join("\n").contains("contradicts task_type"));
+}
+
 #[test]
 fn a_seed_gives_the_same_adapter_and_another_seed_another() {
     let encoder = encoder();
@@ -140,6 +183,7 @@ fn an_update_of_the_pooler_is_merged_into_a_copy_of_it() {
         config: config.to_json(),
         weights: weights::write(&tensors).unwrap(),
         card: Some(card(Family::Classify).to_json()),
+        concepts: None,
     };
     let read = AdapterBundle::read(&files, &encoder, &fingerprint()).unwrap();
     let (_, merged) = read.trainable().into_iter().find(|(own, _)| *own == format!("{name}.weight")).unwrap();
@@ -313,7 +357,7 @@ fn a_folder_without_a_card_gets_one() {
 fn the_digest_covers_names_lengths_and_contents() {
     let files = |config: &str, weights: &str, card: Option<&str>| {
         let card = card.map(|card| card.as_bytes().to_vec());
-        AdapterFiles { config: config.into(), weights: weights.into(), card }.digest()
+        AdapterFiles { config: config.into(), weights: weights.into(), card, concepts: None }.digest()
     };
     // sha256sum of the file's definition, computed by another implementation
     let known = "sha256:db25d2d9376b228a79fa4140f1742427422f6768918507f12a75b29a6d32d910";

@@ -32,6 +32,10 @@ const HISTORY: [&str; 12] = [
     "runtime_config",
 ];
 
+/// The task of an adapter without rows of labels: PEFT then wraps the encoder itself, so its tensors' names have no task model's
+/// prefix.
+pub(crate) const FEATURE_EXTRACTION: &str = "FEATURE_EXTRACTION";
+
 /// Initialisations that leave the backbone's weights as they are. The others (PiSSA, OLoRA, CorDA, LoftQ, …) move a part of them
 /// into the adapter, which is then no adapter of the backbone on disk; PEFT writes `true` once such an adapter was converted.
 const PLAIN_INITIALISATIONS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
@@ -60,7 +64,7 @@ pub struct LoraConfig {
     /// As `rank_pattern`, for alpha.
     pub alpha_pattern: BTreeMap<String, f64>,
     pub modules_to_save: Vec<String>,
-    /// `TOKEN_CLS` or `SEQ_CLS`.
+    /// `TOKEN_CLS`, `SEQ_CLS` or `FEATURE_EXTRACTION`.
     pub task_type: Option<String>,
     pub base_model_name_or_path: Option<String>,
 }
@@ -171,8 +175,11 @@ impl LoraConfig {
             format!("lora_dropout {} is not in 0..1", self.lora_dropout),
         );
         refuse_if(
-            !matches!(self.task_type.as_deref(), None | Some("TOKEN_CLS" | "SEQ_CLS")),
-            format!("task_type {:?} is neither \"TOKEN_CLS\" nor \"SEQ_CLS\"", self.task_type.as_deref().unwrap_or("")),
+            !matches!(self.task_type.as_deref(), None | Some("TOKEN_CLS" | "SEQ_CLS" | FEATURE_EXTRACTION)),
+            format!(
+                "task_type {:?} is none of \"TOKEN_CLS\", \"SEQ_CLS\" and {FEATURE_EXTRACTION:?}",
+                self.task_type.as_deref().unwrap_or("")
+            ),
         );
         let by_name = matches!(self.target_modules, TargetModules::Suffixes(_));
         let by_layer = self.layers_to_transform.is_some() || !self.layers_pattern.is_empty();
@@ -185,6 +192,11 @@ impl LoraConfig {
             return Ok(());
         }
         Err(Error::unprocessable("adapter_config.json is not one we can run").with_problems(problems))
+    }
+
+    /// Whether the adapter is of the encoder itself rather than of a task model, so that its tensors' names have no prefix.
+    pub(crate) fn wraps_encoder(&self) -> bool {
+        self.task_type.as_deref() == Some(FEATURE_EXTRACTION)
     }
 
     /// The family that `task_type` stands for.

@@ -11,7 +11,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::adapter::files::{CARD_NAME, CONFIG_NAME, FILES_BYTES_MAX, WEIGHTS_NAME};
+use crate::adapter::files::{CARD_NAME, CONCEPTS_NAME, CONFIG_NAME, FILES_BYTES_MAX, WEIGHTS_NAME};
 use crate::adapter::store::disk::{Disk, failed};
 use crate::adapter::store::layout::{Layout, UNDER_WAY, VersionFile, aliases_json};
 use crate::adapter::{AdapterCard, AdapterFiles, LoraConfig};
@@ -116,8 +116,9 @@ impl AdapterStore {
         let folder = self.layout.version(name, version);
         let (_, digest) = VersionFile::read(&folder)?;
         let file = |file: &str| read_bounded(&folder.join(file));
-        let card = folder.join(CARD_NAME).exists().then(|| file(CARD_NAME)).transpose()?;
-        let files = AdapterFiles { config: file(CONFIG_NAME)?, weights: file(WEIGHTS_NAME)?, card };
+        let file_if = |name: &str| folder.join(name).exists().then(|| file(name)).transpose();
+        let (card, concepts) = (file_if(CARD_NAME)?, file_if(CONCEPTS_NAME)?);
+        let files = AdapterFiles { config: file(CONFIG_NAME)?, weights: file(WEIGHTS_NAME)?, card, concepts };
         let found = files.digest();
         if found == digest {
             return Ok(files);
@@ -350,7 +351,7 @@ fn version_entry(folder: &Path, version: u32) -> Result<VersionEntry> {
         return Err(Error::unprocessable(format!("its {} says version {}", VersionFile::NAME, file.version)));
     }
     let mut bytes = 0;
-    for (name, needed) in [(CONFIG_NAME, true), (WEIGHTS_NAME, true), (CARD_NAME, false)] {
+    for (name, needed) in [(CONFIG_NAME, true), (WEIGHTS_NAME, true), (CARD_NAME, false), (CONCEPTS_NAME, false)] {
         let path = folder.join(name);
         match fs::metadata(&path) {
             Err(error) if needed => return Err(failed(&path, error)),

@@ -7,7 +7,12 @@ use super::*;
 const STEPS_MAX: usize = 40;
 
 fn files(content: u8) -> AdapterFiles {
-    AdapterFiles { config: vec![content; 40], weights: vec![content; 4000], card: Some(vec![content; 20]) }
+    AdapterFiles {
+        config: vec![content; 40],
+        weights: vec![content; 4000],
+        card: Some(vec![content; 20]),
+        concepts: Some(vec![content; 30]),
+    }
 }
 
 fn name(name: &str) -> AdapterName {

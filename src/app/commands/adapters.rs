@@ -134,12 +134,8 @@ fn import(args: ImportArgs) -> Result<()> {
 
 /// The adapter files of a PEFT folder.
 fn folder(path: &Path) -> Result<AdapterFiles> {
-    let card = path.join("trunkline.json");
-    Ok(AdapterFiles {
-        config: read_file(&path.join("adapter_config.json"))?,
-        weights: read_file(&path.join("adapter_model.safetensors"))?,
-        card: card.is_file().then(|| read_file(&card)).transpose()?,
-    })
+    let read = |name: &str| path.join(name).is_file().then(|| read_file(&path.join(name))).transpose();
+    AdapterFiles::from_parts(read).map_err(|error| error.context(path.display()))
 }
 
 fn export(args: &ExportArgs) -> Result<()> {
@@ -150,14 +146,7 @@ fn export(args: &ExportArgs) -> Result<()> {
         std::fs::write(target, write_tar(&files)?).map_err(at)?;
     } else {
         std::fs::create_dir_all(target).map_err(at)?;
-        let parts = [
-            ("adapter_config.json", Some(&files.config)),
-            ("adapter_model.safetensors", Some(&files.weights)),
-            ("trunkline.json", files.card.as_ref()),
-        ];
-        for (name, bytes) in parts {
-            bytes.map_or(Ok(()), |bytes| std::fs::write(target.join(name), bytes)).map_err(at)?;
-        }
+        files.entries().try_for_each(|(name, bytes)| std::fs::write(target.join(name), bytes)).map_err(at)?;
     }
     print(&format!("{}@{version} -> {}\n", args.adapter.name, target.display()))
 }

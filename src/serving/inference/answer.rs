@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 
-use crate::domain::{AdapterName, Error, Family, LongText, NerParameters, Result, TextInput};
+use crate::domain::{AdapterName, Error, Family, HeadForm, LongText, NerParameters, Result, TextInput};
 use crate::engine::{Batch, BatchSequence, ResidentAdapter, Work};
 use crate::serving::inference::Inner;
 use crate::serving::inference::decode::{self, Computed};
@@ -226,11 +226,19 @@ fn check_task(task: &Task, adapter: &ResidentAdapter, inputs: &[TextInput]) -> R
             task.family()
         )));
     }
-    if task.candidate_labels().is_some() {
-        let name = &identity.name;
-        return Err(Error::conflict(format!(
-            "adapter {name}: this adapter's head does not compare with named concepts"
-        )));
+    let name = &identity.name;
+    match (adapter.card.head, task.candidate_labels()) {
+        (HeadForm::Labels, None) => {}
+        (HeadForm::Labels, Some(_)) => {
+            return Err(Error::conflict(format!(
+                "adapter {name}: this adapter's head does not compare with named concepts"
+            )));
+        }
+        (HeadForm::Concepts | HeadForm::Similarity, _) => {
+            return Err(Error::conflict(format!(
+                "adapter {name}: this adapter's head has no labels of its own: it compares with names, and needs candidate_labels"
+            )));
+        }
     }
     let has_pair = inputs.iter().any(|input| matches!(input, TextInput::Pair { .. }));
     if has_pair && matches!(task, Task::Ner(_)) {

@@ -18,9 +18,6 @@ const REPORT: &str = "report.json";
 const ADAPTER: &str = "adapter";
 const CHECKPOINTS: &str = "checkpoints";
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
-const CARD: &str = "trunkline.json";
 const FIGURES: &str = "figures.json";
 
 /// What a run has left: everything that gate and publication need.
@@ -97,9 +94,7 @@ impl JobFolder {
         fs::create_dir_all(&self.0).map_err(|error| at(&self.0, error))?;
         let draft = tempfile::Builder::new().prefix(".adapter-").tempdir_in(&self.0)?;
         let write = |name: &str, bytes: &[u8]| write_durable(&draft.path().join(name), bytes);
-        write(CONFIG, &trained.files.config)?;
-        write(WEIGHTS, &trained.files.weights)?;
-        trained.files.card.as_deref().map(|card| write(CARD, card)).transpose()?;
+        trained.files.entries().try_for_each(|(name, contents)| write(name, contents))?;
         write(FIGURES, &to_json(&trained.figures)?)?;
         sync_folder(draft.path())?;
         let path = self.0.join(ADAPTER);
@@ -115,8 +110,7 @@ impl JobFolder {
             return Ok(None);
         }
         let read = |name: &str| fs::read(folder.join(name)).map_err(|error| at(&folder.join(name), error));
-        let card = folder.join(CARD).is_file().then(|| read(CARD)).transpose()?;
-        let files = AdapterFiles { config: read(CONFIG)?, weights: read(WEIGHTS)?, card };
+        let files = AdapterFiles::from_parts(|name| folder.join(name).is_file().then(|| read(name)).transpose())?;
         let figures = from_json(&read(FIGURES)?, &folder.join(FIGURES))?;
         Ok(Some(Trained { files, figures }))
     }
@@ -226,7 +220,12 @@ mod tests {
     }
 
     fn trained() -> Trained {
-        let files = AdapterFiles { config: b"{}".to_vec(), weights: vec![1, 2, 3], card: Some(b"card".to_vec()) };
+        let files = AdapterFiles {
+            config: b"{}".to_vec(),
+            weights: vec![1, 2, 3],
+            card: Some(b"card".to_vec()),
+            concepts: Some(b"head".to_vec()),
+        };
         let validation = Evaluation { rows: 7, ..Evaluation::default() };
         Trained { files, figures: Figures { validation, test: None, rows_per_second: 0.1, tokens_per_second: 3.0 } }
     }

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use trunkline::adapter::{AdapterBundle, AdapterCard, LoraConfig, TargetModules};
-use trunkline::domain::{AdapterIdentity, Digest, Family, ProblemType};
+use trunkline::domain::{AdapterIdentity, Digest, Family, HeadForm, ProblemType};
 use trunkline::engine::{Batch, BatchSequence, Engine, EngineConfig, ResidentAdapter, Work};
 use trunkline::model::{Encoder, Packed};
 
@@ -138,6 +138,7 @@ fn card(family: Family) -> AdapterCard {
     };
     AdapterCard {
         family,
+        head: HeadForm::Labels,
         labels: labels.map(str::to_owned).to_vec(),
         problem_type: ProblemType::SingleLabel,
         backbone_fingerprint: digest(),

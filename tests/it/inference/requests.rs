@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tower::ServiceExt;
+use trunkline::adapter::write_tar;
 use trunkline::domain::{
-    Activation, ClassifyParameters, EmbedParameters, ErrorKind, LongText, NerParameters, ProblemType, TextInput,
+    Activation, ClassifyParameters, EmbedParameters, ErrorKind, Family, HeadForm, LongText, NerParameters, ProblemType,
+    TextInput,
 };
 use trunkline::serving::{AnalyzeRequest, AnalyzeTarget, EmbedRequest, Predictions, Task};
 
-use super::world::{Kind, Settings, TEXTS, World, assert_same, classify, ner, request};
+use super::world::{Kind, Settings, TEXTS, World, assert_same, classify, encoder, ner, primary, request};
 
 const ONE_WORKER: Settings =
     Settings { threads: 1, batch_tokens_max: 64, queue_tokens_max: 4096, adapter_memory: 1 << 30 };
@@ -126,6 +128,27 @@ async fn what_cannot_be_asked_is_refused_with_the_reason() {
         let error = world.inference.infer(request).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.message().contains(reason), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_adapter_that_compares_with_names_is_published_and_asks_for_them() {
+    let world = two_adapters().await;
+    for (form, name) in [(HeadForm::Concepts, "by-type"), (HeadForm::Similarity, "by-class")] {
+        let bundle = primary(form);
+        let files = bundle.to_files(&encoder()).unwrap();
+        let archive = write_tar(&files).unwrap();
+        let registry = world.inference.registry();
+        let name = name.parse().unwrap();
+        registry.publish_archive(&name, archive.clone(), None, None, true).await.unwrap();
+        assert_eq!(registry.download(&name, None).await.unwrap(), archive);
+        let task = match bundle.family() {
+            Family::Ner => Task::Ner(NerParameters::default()),
+            Family::Classify => Task::Classify(ClassifyParameters::default()),
+        };
+        let error = world.inference.infer(request(name.as_str(), task, &["a"])).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.message().contains("needs candidate_labels"), "{error}");
     }
 }
 

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
 use trunkline::adapter::{AdapterBundle, AdapterCard, AdapterFiles, AdapterStore, LoraConfig, TargetModules};
-use trunkline::domain::{AdapterIdentity, Digest, Family, LabelSet, ProblemType, TextInput};
+use trunkline::domain::{AdapterIdentity, Digest, Family, HeadForm, LabelSet, ProblemType, TextInput};
 use trunkline::engine::{Engine, EngineConfig, ResidentAdapter};
 use trunkline::model::Encoder;
 use trunkline::serving::{
@@ -87,6 +87,7 @@ impl Kind {
         };
         let card = AdapterCard {
             family: self.family,
+            head: HeadForm::Labels,
             labels: self.label_names(),
             problem_type: self.problem,
             backbone_fingerprint: fingerprint(),
@@ -121,6 +122,19 @@ impl Kind {
     pub(crate) fn resident(self, name: &str) -> Arc<ResidentAdapter> {
         resident(name, self.bundle())
     }
+}
+
+/// An adapter whose head compares with names.
+pub(crate) fn primary(head: HeadForm) -> AdapterBundle {
+    let of_labels = Kind::ner(3).bundle();
+    let card = AdapterCard {
+        family: head.family().unwrap(),
+        head,
+        labels: Vec::new(),
+        pooling: "mean".to_owned(),
+        ..of_labels.card
+    };
+    AdapterBundle::fresh(of_labels.config, card, &encoder(), 3).unwrap()
 }
 
 /// Tags beyond the first five get types of their own.

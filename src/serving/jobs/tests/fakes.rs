@@ -113,7 +113,7 @@ pub(super) fn checkpoint(folder: &Path, step: u64) {
 
 /// An adapter whose weights are its accuracy: equal jobs make equal digests.
 pub(super) fn adapter(score: f64) -> AdapterFiles {
-    AdapterFiles { config: b"{}".to_vec(), weights: score.to_string().into_bytes(), card: None }
+    AdapterFiles { config: b"{}".to_vec(), weights: score.to_string().into_bytes(), card: None, concepts: None }
 }
 
 pub(super) fn evaluation(accuracy: f64) -> Evaluation {
