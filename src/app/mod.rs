@@ -1,5 +1,6 @@
 //! Configuration and wiring: the command line, parts built bottom-up, signal to drained. Leaves every decision to the layers below.
 
+mod backbones;
 mod cli;
 mod commands;
 mod config;

@@ -1,6 +1,6 @@
 //! Builds the parts bottom-up and hands each its own configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use clap::Args;
 use crate::adapter::AdapterStore;
 use crate::app::config::environment;
 use crate::app::progress::Progress;
-use crate::backbone::{BackboneCache, BackboneInfo, Sources};
-use crate::domain::{Error, Result};
-use crate::engine::{Engine, EngineConfig};
+use crate::backbone::{BackboneCache, Sources};
+use crate::domain::{BackboneIdentity, Digest, Error, Result};
+use crate::engine::{Engine, EngineConfig, ResidentBackbone};
 use crate::model::kernels::packed::Kernel;
 use crate::model::{Encoder, open_device};
-use crate::serving::{Inference, InferenceConfig, Registry, RegistryConfig};
+use crate::serving::{Backbone, Backbones, Inference, InferenceConfig, Registry, RegistryConfig};
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
 
 /// Which network, where.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ModelArgs {
-    /// Backbone: "default", a name on the hub, or a folder in Hugging Face layout
-    #[arg(long, default_value = "default", value_name = "NAME|DIR")]
-    pub(super) backbone: String,
+    /// Backbone: "default", a name on the hub, or a folder in Hugging Face layout [default: "default"; of serve: the one activated last]
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(super) backbone: Option<String>,
     /// Where backbones are kept [default: the user's cache folder]
     #[arg(long, value_name = "DIR")]
     pub(super) cache_dir: Option<PathBuf>,
@@ -52,12 +52,27 @@ pub(super) struct StoreArgs {
     pub(super) adapter_memory: usize,
 }
 
+/// What a command without `--backbone` computes with.
+pub(super) const DEFAULT_BACKBONE: &str = "default";
+
 /// The network and its tokenizer.
 pub(super) struct Model {
-    pub(super) info: BackboneInfo,
+    pub(super) name: String,
+    pub(super) fingerprint: Digest,
+    /// Its files.
+    pub(super) folder: PathBuf,
     pub(super) encoder: Arc<Encoder>,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) threads: usize,
+}
+
+impl Model {
+    /// Ready to serve: it has run once.
+    pub(super) fn backbone(&self) -> Result<Backbone> {
+        let identity = BackboneIdentity { name: self.name.clone(), fingerprint: self.fingerprint.clone() };
+        let resident = ResidentBackbone::admit(identity, self.encoder.clone())?;
+        Ok(Backbone { resident, tokenizer: self.tokenizer.clone(), folder: self.folder.clone() })
+    }
 }
 
 impl ModelArgs {
@@ -69,16 +84,26 @@ impl ModelArgs {
         Ok(BackboneCache::new(root).with_sources(Sources::from_env(environment)))
     }
 
-    /// Fetches (with a progress bar on a terminal) and verifies the backbone, then loads it.
+    /// The backbone asked for, else the default one.
     pub(super) fn load(&self) -> Result<Model> {
+        self.load_from(&self.cache()?, self.backbone.as_deref().unwrap_or(DEFAULT_BACKBONE))
+    }
+
+    /// Fetches (with a progress bar on a terminal) and verifies a backbone, then loads it.
+    pub(super) fn load_from(&self, cache: &BackboneCache, name: &str) -> Result<Model> {
         let mut progress = Progress::bytes("fetching the backbone");
-        let info =
-            self.cache()?.resolve(&self.backbone, &mut |source, done, total| progress.set(source, done, total))?;
+        let info = cache.resolve(name, &mut |source, done, total| progress.set(source, done, total))?;
         progress.finish();
-        let kernel = choose_kernel(&self.kernel, &self.precision, info.fingerprint.as_str())?;
-        let encoder = Arc::new(Encoder::load_for(&info.folder, &open_device(&self.device)?, kernel)?);
-        let tokenizer = Arc::new(Tokenizer::load(&info.folder)?);
-        Ok(Model { info, encoder, tokenizer, threads: self.threads() })
+        self.load_found(&info.name, &info.fingerprint, &info.folder)
+    }
+
+    /// Loads a verified backbone.
+    pub(super) fn load_found(&self, name: &str, fingerprint: &Digest, folder: &Path) -> Result<Model> {
+        let kernel = choose_kernel(&self.kernel, &self.precision, fingerprint.as_str())?;
+        let encoder = Arc::new(Encoder::load_for(folder, &open_device(&self.device)?, kernel)?);
+        let tokenizer = Arc::new(Tokenizer::load(folder)?);
+        let (name, fingerprint, folder) = (name.to_owned(), fingerprint.clone(), folder.to_owned());
+        Ok(Model { name, fingerprint, folder, encoder, tokenizer, threads: self.threads() })
     }
 
     /// The flag, else what the cgroup's quota and the affinity mask leave.
@@ -114,25 +139,25 @@ fn choose_kernel(name: &str, precision: &str, fingerprint: &str) -> Result<Kerne
 }
 
 impl StoreArgs {
-    pub(super) async fn registry(&self, model: &Model, engine: Engine, metrics: Arc<Metrics>) -> Result<Arc<Registry>> {
-        let config =
-            RegistryConfig { adapter_memory: self.adapter_memory, fingerprint: model.info.fingerprint.clone() };
-        Registry::open(AdapterStore::open(&self.adapters_dir)?, engine, metrics, config).await
+    pub(super) async fn registry(&self, backbones: Arc<Backbones>, metrics: Arc<Metrics>) -> Result<Arc<Registry>> {
+        let config = RegistryConfig { adapter_memory: self.adapter_memory };
+        Registry::open(AdapterStore::open(&self.adapters_dir)?, backbones, metrics, config).await
     }
 }
 
 /// A model with its registry and request path, for commands that answer without a server.
 pub(super) async fn local_inference(model: &Model, store: &StoreArgs) -> Result<Inference> {
     let metrics = Arc::new(Metrics::new(ADAPTER_SERIES_MAX));
-    let engine = Engine::start(model.encoder.clone(), &EngineConfig { threads: model.threads })?;
-    let registry = store.registry(model, engine.clone(), metrics.clone()).await?;
+    let engine = Engine::start(&EngineConfig { threads: model.threads })?;
+    let backbones = Backbones::start(model.backbone()?, None, None, metrics.clone());
+    let registry = store.registry(backbones, metrics.clone()).await?;
     let config = InferenceConfig {
         batch_tokens_max: BATCH_TOKENS,
         queue_tokens_max: QUEUE_TOKENS,
         request_timeout: LOCAL_TIMEOUT,
         tokenizer_threads: model.threads,
     };
-    Ok(Inference::start(registry, engine, model.tokenizer.clone(), metrics, config))
+    Ok(Inference::start(registry, engine, metrics, config))
 }
 
 /// Runs `future` on a runtime of its own.

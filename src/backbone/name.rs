@@ -18,10 +18,14 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
-    /// The known backbone's names come first, then folders that exist, then hub names.
-    pub(super) fn parse(name: &str, known: &KnownBackbone) -> Result<Self> {
+    /// The known backbone's names come first, then names in the folder `local`, then folders that exist, then hub names.
+    pub(super) fn parse(name: &str, known: &KnownBackbone, local: Option<&Path>) -> Result<Self> {
         if known.is_called(name) {
             return Ok(Self::Repository(known.repository.clone()));
+        }
+        let made_here = local.filter(|_| is_local_name(name)).map(|local| local.join(name));
+        if let Some(folder) = made_here.filter(|folder| folder.is_dir()) {
+            return Ok(Self::Folder(folder));
         }
         if Path::new(name).is_dir() {
             return Ok(Self::Folder(PathBuf::from(name)));
@@ -36,11 +40,18 @@ impl Wanted {
     }
 }
 
+/// One part of a hub name: safe as a folder's name.
+pub(super) fn is_local_name(name: &str) -> bool {
+    is_part(name)
+}
+
+fn is_part(part: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=PART_BYTES_MAX).contains(&part.len()) && part.bytes().all(allowed) && !part.starts_with('.')
+}
+
 /// Two parts of `a-z A-Z 0-9 . _ -`, so that the name is safe in a URL. The hub allows no `--`, which stands for `/` in our folders.
 fn is_repository(name: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    let is_part =
-        |part: &str| (1..=PART_BYTES_MAX).contains(&part.len()) && part.bytes().all(allowed) && !part.starts_with('.');
     !name.contains("--") && name.split_once('/').is_some_and(|(org, model)| is_part(org) && is_part(model))
 }
 
@@ -49,7 +60,7 @@ mod tests {
     use super::*;
 
     fn parse(name: &str) -> Result<Wanted> {
-        Wanted::parse(name, &KnownBackbone::default())
+        Wanted::parse(name, &KnownBackbone::default(), None)
     }
 
     #[test]
@@ -63,6 +74,16 @@ mod tests {
     #[test]
     fn a_folder_that_exists_is_used_in_place() {
         assert_eq!(parse("src/backbone").unwrap(), Wanted::Folder("src/backbone".into()));
+    }
+
+    #[test]
+    fn a_name_of_what_was_made_here_comes_before_folders_and_never_leaves_its_place() {
+        let local = Path::new("src");
+        let parse = |name| Wanted::parse(name, &KnownBackbone::default(), Some(local));
+        assert_eq!(parse("backbone").unwrap(), Wanted::Folder("src/backbone".into()));
+        assert!(matches!(parse("default").unwrap(), Wanted::Repository(_)));
+        assert!(parse("..").is_ok_and(|wanted| wanted == Wanted::Folder("..".into())));
+        assert!(parse("no-such-name").is_err());
     }
 
     #[test]

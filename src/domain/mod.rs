@@ -1,6 +1,7 @@
 //! The product's words and their rules: no I/O, no async, no tensors, no serde. Everything else is left to the layers above.
 
 mod adapter;
+mod backbone;
 mod error;
 mod input;
 mod job;
@@ -12,6 +13,7 @@ mod prediction;
 mod task;
 
 pub use adapter::{AdapterIdentity, AdapterName, AdapterRef, Alias, AliasTarget, Digest};
+pub use backbone::BackboneIdentity;
 pub use error::{Error, ErrorKind, Result};
 pub use input::TextInput;
 pub use job::{

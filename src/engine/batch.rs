@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::{EmbedParameters, Matrix, Result};
-use crate::engine::ResidentAdapter;
+use crate::engine::{ResidentAdapter, ResidentBackbone};
 
 /// One sequence and what is wanted of it.
 #[derive(Clone)]
@@ -18,16 +18,33 @@ pub struct BatchSequence {
 pub enum Work {
     /// The adapter's logits.
     Head(Arc<ResidentAdapter>),
-    /// A pooled hidden state, through an adapter's layers or the base alone.
-    Embed(Option<Arc<ResidentAdapter>>, EmbedParameters),
+    /// A pooled hidden state.
+    Embed(Through, EmbedParameters),
+}
+
+/// Whose layers a text runs through.
+#[derive(Clone)]
+pub enum Through {
+    /// The backbone's own.
+    Base(Arc<ResidentBackbone>),
+    /// An adapter's, on the backbone it was made for.
+    Adapter(Arc<ResidentAdapter>),
 }
 
 impl Work {
     /// Whose layers the sequence runs through; None: the base model's alone.
     pub fn adapter(&self) -> Option<&Arc<ResidentAdapter>> {
         match self {
-            Self::Head(adapter) => Some(adapter),
-            Self::Embed(adapter, _) => adapter.as_ref(),
+            Self::Head(adapter) | Self::Embed(Through::Adapter(adapter), _) => Some(adapter),
+            Self::Embed(Through::Base(_), _) => None,
+        }
+    }
+
+    /// Which backbone computes it.
+    pub fn backbone(&self) -> &Arc<ResidentBackbone> {
+        match self {
+            Self::Head(adapter) | Self::Embed(Through::Adapter(adapter), _) => &adapter.backbone,
+            Self::Embed(Through::Base(backbone), _) => backbone,
         }
     }
 
@@ -41,7 +58,7 @@ impl Work {
     }
 }
 
-/// Sequences of any mix of adapters, in any order; the engine sorts, packs and puts answers back in order.
+/// Sequences of any mix of adapters and backbones, in any order; the engine sorts, packs and puts answers back in order.
 #[derive(Clone, Default)]
 pub struct Batch {
     pub sequences: Vec<BatchSequence>,

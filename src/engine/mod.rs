@@ -1,5 +1,6 @@
 //! The device: batches in, outputs out. The handle is async, the threads behind it are synchronous. Leaves scheduling to `serving`.
 
+mod backbone;
 mod batch;
 mod forward;
 mod isolate;
@@ -8,6 +9,7 @@ mod resident;
 mod worker;
 
 pub use crate::model::kernels::give_back_memory;
-pub use batch::{Batch, BatchOutput, BatchSequence, Output, Work};
+pub use backbone::ResidentBackbone;
+pub use batch::{Batch, BatchOutput, BatchSequence, Output, Through, Work};
 pub use resident::ResidentAdapter;
 pub use worker::{Engine, EngineConfig, Slot};

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use crate::adapter::{AdapterBundle, AdapterCard};
 use crate::domain::{AdapterIdentity, LabelSet, Result};
-use crate::model::{Encoder, LoraWeights, TaskHead};
+use crate::engine::ResidentBackbone;
+use crate::model::{LoraWeights, TaskHead};
 
 /// What serving needs of an adapter; its weights are in the form that the encoder computes with, and in no other.
 #[derive(Clone)]
 pub struct ResidentAdapter {
     pub identity: AdapterIdentity,
+    /// It was made for this one, and runs on no other.
+    pub backbone: Arc<ResidentBackbone>,
     pub card: AdapterCard,
     /// None for a head that compares with names.
     pub labels: LabelSet,
@@ -26,14 +29,15 @@ pub struct ResidentAdapter {
 }
 
 impl ResidentAdapter {
-    /// Brings the weights into the form `encoder` computes with.
-    pub fn new(identity: AdapterIdentity, bundle: AdapterBundle, encoder: &Encoder) -> Result<Self> {
-        let lora = encoder.prepare(bundle.lora)?;
+    /// Brings the weights into the form `backbone` computes with.
+    pub fn new(identity: AdapterIdentity, bundle: AdapterBundle, backbone: &Arc<ResidentBackbone>) -> Result<Self> {
+        let lora = backbone.encoder().prepare(bundle.lora)?;
         let mut layers: Vec<usize> = lora.sites().iter().map(|site| site.layer).collect();
         layers.dedup();
         let (head, rank, parameters) = (bundle.head, bundle.config.rank, bundle.parameters);
         let bytes = lora.bytes() + head.bytes();
-        Ok(Self { identity, card: bundle.card, labels: bundle.labels, head, lora, rank, layers, parameters, bytes })
+        let (backbone, card, labels) = (backbone.clone(), bundle.card, bundle.labels);
+        Ok(Self { identity, backbone, card, labels, head, lora, rank, layers, parameters, bytes })
     }
 
     /// The same weights under another name; they are shared.

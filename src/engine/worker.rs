@@ -7,15 +7,11 @@ use std::thread;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::error;
 
-use crate::adapter::AdapterBundle;
-use crate::domain::{AdapterIdentity, EmbedParameters, Error, HeadForm, Result};
+use crate::domain::{Error, Result};
 use crate::engine::forward::forward;
 use crate::engine::isolate::isolate;
-use crate::engine::{Batch, BatchOutput, BatchSequence, ResidentAdapter, Work};
+use crate::engine::{Batch, BatchOutput, BatchSequence, Output};
 use crate::model::Encoder;
-
-/// A text no tokenizer is needed for: every vocabulary has a token 0.
-const TRIAL_IDS: [u32; 4] = [0; 4];
 
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -26,7 +22,6 @@ pub struct EngineConfig {
 /// Handle to the engine; clones share it. The threads end when the last one is dropped.
 #[derive(Clone)]
 pub struct Engine {
-    encoder: Arc<Encoder>,
     threads: usize,
     /// A permit is a worker that waits for a batch; closed once a worker is gone.
     idle: Arc<Semaphore>,
@@ -47,21 +42,17 @@ pub struct Slot {
 }
 
 impl Engine {
-    pub fn start(encoder: Arc<Encoder>, config: &EngineConfig) -> Result<Self> {
+    pub fn start(config: &EngineConfig) -> Result<Self> {
         let threads = config.threads.max(1);
         let idle = Arc::new(Semaphore::new(threads));
         // As many places as permits: who holds a slot never waits here.
         let (jobs, queue) = sync_channel(threads);
         let queue = Arc::new(Mutex::new(queue));
         for at in 0..threads {
-            let worker = Worker { encoder: encoder.clone(), queue: queue.clone(), idle: idle.clone() };
+            let worker = Worker { queue: queue.clone(), idle: idle.clone() };
             thread::Builder::new().name(format!("engine-{at}")).spawn(move || worker.run())?;
         }
-        Ok(Self { encoder, threads, idle, jobs })
-    }
-
-    pub fn encoder(&self) -> &Arc<Encoder> {
-        &self.encoder
+        Ok(Self { threads, idle, jobs })
     }
 
     /// Forward passes that run at once.
@@ -84,25 +75,6 @@ impl Engine {
     pub async fn run(&self, batch: Batch) -> Result<BatchOutput> {
         self.slot().await?.run(batch).await
     }
-
-    /// Makes an adapter resident: it has run once, with finite scores, when this returns. Blocks; the pass runs on the
-    /// caller's thread, so that no request waits for it.
-    pub fn admit(&self, identity: AdapterIdentity, bundle: AdapterBundle) -> Result<Arc<ResidentAdapter>> {
-        let adapter = Arc::new(ResidentAdapter::new(identity, bundle, &self.encoder)?);
-        let trial = BatchSequence {
-            ids: TRIAL_IDS.into(),
-            type_ids: [0; TRIAL_IDS.len()].into(),
-            work: match adapter.head.form() {
-                HeadForm::Labels => Work::Head(adapter.clone()),
-                HeadForm::Concepts | HeadForm::Similarity => {
-                    Work::Embed(Some(adapter.clone()), EmbedParameters::default())
-                }
-            },
-        };
-        let answers = answer(&self.encoder, &Batch { sequences: vec![trial] });
-        answers.outputs.into_iter().next().ok_or_else(lost)??;
-        Ok(adapter)
-    }
 }
 
 impl Slot {
@@ -119,7 +91,6 @@ fn lost() -> Error {
 }
 
 struct Worker {
-    encoder: Arc<Encoder>,
     queue: Arc<Mutex<Receiver<Job>>>,
     idle: Arc<Semaphore>,
 }
@@ -127,7 +98,7 @@ struct Worker {
 impl Worker {
     fn run(self) {
         while let Some(job) = self.next() {
-            let output = answer(&self.encoder, &job.batch);
+            let output = answer(&job.batch.sequences);
             drop(job.slot);
             // The asker may have gone; the work is done all the same.
             let _unheard = job.reply.send(output);
@@ -149,9 +120,41 @@ impl Drop for Worker {
     }
 }
 
-fn answer(encoder: &Encoder, batch: &Batch) -> BatchOutput {
+/// One pass for each backbone among `sequences`; most batches have one.
+pub(super) fn answer(sequences: &[BatchSequence]) -> BatchOutput {
+    let groups = by_backbone(sequences);
+    if let [_only] = &groups[..] {
+        return pass(sequences[0].work.backbone().encoder(), sequences);
+    }
+    let mut outputs: Vec<Result<Output>> = vec![Err(lost()); sequences.len()];
+    let mut prefix_tokens_saved = 0;
+    for of_one in groups {
+        let own: Vec<BatchSequence> = of_one.iter().map(|&at| sequences[at].clone()).collect();
+        let output = pass(own[0].work.backbone().encoder(), &own);
+        prefix_tokens_saved += output.prefix_tokens_saved;
+        of_one.into_iter().zip(output.outputs).for_each(|(at, output)| outputs[at] = output);
+    }
+    BatchOutput { outputs, prefix_tokens_saved }
+}
+
+/// Indices of the sequences of each backbone, the first one's first.
+fn by_backbone(sequences: &[BatchSequence]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (at, sequence) in sequences.iter().enumerate() {
+        let backbone = sequence.work.backbone();
+        let own = groups.iter_mut().find(|group| Arc::ptr_eq(sequences[group[0]].work.backbone(), backbone));
+        match own {
+            Some(group) => group.push(at),
+            None => groups.push(vec![at]),
+        }
+    }
+    groups
+}
+
+/// All `sequences` are this encoder's.
+fn pass(encoder: &Encoder, sequences: &[BatchSequence]) -> BatchOutput {
     let saved = std::cell::Cell::new(0);
-    let outputs = isolate(&batch.sequences, &|sequences: &[BatchSequence]| {
+    let outputs = isolate(sequences, &|sequences: &[BatchSequence]| {
         let output = forward(encoder, sequences).map_err(|error| match sequences {
             [one] => error.context(one.work.describe()),
             _ => error,

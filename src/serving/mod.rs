@@ -1,6 +1,7 @@
 //! Requests and jobs become work for engine and trainer: scheduling, admission, the registry of live adapters, datasets, jobs. Leaves wires to `transport`.
 
 mod admission;
+mod backbones;
 mod batcher;
 mod datasets;
 mod health;
@@ -9,13 +10,16 @@ pub mod jobs;
 mod registry;
 mod scheduler;
 
+pub use backbones::{Backbone, BackboneJournal, BackboneSource, Backbones, FoundBackbone};
 pub use datasets::{DatasetInfo, DatasetService, SplitInfo};
 pub use health::{Health, HealthState};
 pub use inference::{
     AnalyzeRequest, AnalyzeTarget, Answer, EmbedAnswer, EmbedRequest, Inference, InferenceConfig, InferenceRequest,
     Predictions, Task, Timings,
 };
-pub use registry::{AdapterView, Lease, PublishedVersion, Registry, RegistryConfig, VersionState, VersionView};
+pub use registry::{
+    AdapterView, BackboneView, Lease, PublishedVersion, Registry, RegistryConfig, VersionState, VersionView,
+};
 
 /// For uploads that come as a form.
 pub use crate::adapter::archive_of;

@@ -64,6 +64,10 @@ pub struct Metrics {
     pub job_tokens_per_second: GaugeVec,
     /// `name, fingerprint, precision, kernel`
     pub backbone_info: IntGaugeVec,
+    /// `name, fingerprint`: 1 for what computes requests without an adapter, 0 for what stays for its adapters
+    pub backbone_active: IntGaugeVec,
+    /// `name, fingerprint`
+    pub backbone_bytes: IntGaugeVec,
     /// 1 while `/readyz` answers 200.
     pub ready: Gauge,
 }
@@ -187,9 +191,15 @@ impl Metrics {
             job_tokens_per_second: b.float_gauges("job_tokens_per_second", "Training speed", &["job"]),
             backbone_info: b.gauges(
                 "backbone_info",
-                "The resident backbone; always 1",
+                "A resident backbone; always 1",
                 &["name", "fingerprint", "precision", "kernel"],
             ),
+            backbone_active: b.gauges(
+                "backbone_active",
+                "1 active, 0 resident for the adapters made for it",
+                &["name", "fingerprint"],
+            ),
+            backbone_bytes: b.gauges("backbone_bytes", "Memory of a resident backbone", &["name", "fingerprint"]),
             ready: b.add(Gauge::with_opts(opts("ready", "1 while the server can answer"))),
             registry: b.0,
         }

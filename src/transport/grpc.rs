@@ -95,7 +95,9 @@ service! {
         list_checkpoints: JobRequest => ListCheckpointsResponse = jobs::checkpoints;
         get_report: JobRequest => GetReportResponse = jobs::report;
         get_backbone: GetBackboneRequest => Backbone = backbone::get;
+        load_backbone: LoadBackboneRequest => Backbone = backbone::load;
         activate_backbone: ActivateBackboneRequest => Backbone = backbone::activate;
+        retire_backbone: RetireBackboneRequest => Backbone = backbone::retire;
     }
 
     type WatchJobStream = BoxStream<'static, Result<proto::JobEvent, Status>>;

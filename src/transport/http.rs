@@ -53,7 +53,9 @@ fn admin() -> Routes {
         .routes(routes!(jobs::http::checkpoints))
         .routes(routes!(jobs::http::report))
         .routes(routes!(backbone::http::get))
+        .routes(routes!(backbone::http::load))
         .routes(routes!(backbone::http::activate))
+        .routes(routes!(backbone::http::retire))
 }
 
 fn probes() -> Routes {

@@ -33,7 +33,6 @@ use std::time::Duration;
 pub use openapi::openapi_json;
 pub use server::Server;
 
-use crate::domain::Digest;
 use crate::serving::jobs::Jobs;
 use crate::serving::{DatasetService, Health, Inference};
 use crate::telemetry::Metrics;
@@ -46,20 +45,6 @@ pub struct Services {
     pub jobs: Jobs,
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
-    pub backbone: BackboneView,
-}
-
-/// `GET /v1/admin/backbone`.
-#[derive(Clone, Debug)]
-pub struct BackboneView {
-    pub name: String,
-    pub fingerprint: Digest,
-    pub architecture: String,
-    pub precision: String,
-    pub kernel: String,
-    pub max_length: usize,
-    pub hidden_size: usize,
-    pub layers: usize,
 }
 
 #[derive(Clone, Debug)]

@@ -102,7 +102,14 @@ pub(super) fn timestamp(time: SystemTime) -> prost_types::Timestamp {
 
 impl From<wire::AdapterIdentity> for proto::AdapterIdentity {
     fn from(identity: wire::AdapterIdentity) -> Self {
-        Self { name: identity.name, version: identity.version, digest: identity.digest }
+        let backbone = Some(identity.backbone.into());
+        Self { name: identity.name, version: identity.version, digest: identity.digest, backbone }
+    }
+}
+
+impl From<wire::BackboneIdentity> for proto::BackboneIdentity {
+    fn from(identity: wire::BackboneIdentity) -> Self {
+        Self { name: identity.name, fingerprint: identity.fingerprint }
     }
 }
 

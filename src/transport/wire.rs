@@ -154,11 +154,28 @@ pub(super) struct AdapterIdentity {
     pub(super) version: u32,
     /// `sha256:` and 64 hexadecimal digits.
     pub(super) digest: String,
+    pub(super) backbone: BackboneIdentity,
 }
 
-impl From<&domain::AdapterIdentity> for AdapterIdentity {
-    fn from(identity: &domain::AdapterIdentity) -> Self {
-        Self { name: identity.name.to_string(), version: identity.version, digest: identity.digest.to_string() }
+impl AdapterIdentity {
+    pub(super) fn new(identity: &domain::AdapterIdentity, backbone: &domain::BackboneIdentity) -> Self {
+        let (name, digest) = (identity.name.to_string(), identity.digest.to_string());
+        Self { name, version: identity.version, digest, backbone: backbone.into() }
+    }
+}
+
+/// Which backbone computed it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct BackboneIdentity {
+    #[schema(example = "all-MiniLM-L6-v2")]
+    pub(super) name: String,
+    /// SHA-256 of weights, config and tokenizer.
+    pub(super) fingerprint: String,
+}
+
+impl From<&domain::BackboneIdentity> for BackboneIdentity {
+    fn from(identity: &domain::BackboneIdentity) -> Self {
+        Self { name: identity.name.clone(), fingerprint: identity.fingerprint.to_string() }
     }
 }
 

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use trunkline::adapter::AdapterStore;
-use trunkline::domain::{AdapterRef, Digest, ErrorKind, JobId, JobState};
-use trunkline::engine::{Engine, EngineConfig};
+use trunkline::domain::{AdapterRef, BackboneIdentity, Digest, ErrorKind, JobId, JobState};
+use trunkline::engine::ResidentBackbone;
 use trunkline::model::Encoder;
 use trunkline::serving::jobs::{JobView, Jobs, JobsConfig, parse_spec};
-use trunkline::serving::{DatasetFamily, DatasetService, Registry, RegistryConfig};
+use trunkline::serving::{Backbone, Backbones, DatasetFamily, DatasetService, Registry, RegistryConfig};
 use trunkline::telemetry::Metrics;
 use trunkline::text::Tokenizer;
 
@@ -37,14 +37,17 @@ impl House {
         let backbone = Path::new("tests/fixtures/architectures/bert");
         let encoder = Arc::new(Encoder::load(backbone, &Device::Cpu).unwrap());
         let tokenizer = Arc::new(Tokenizer::load(backbone).unwrap());
-        let (metrics, fingerprint) = (Arc::new(Metrics::new(16)), Digest::from_sha256(&[7; 32]));
-        let engine = Engine::start(encoder, &EngineConfig { threads: 1 }).unwrap();
+        let metrics = Arc::new(Metrics::new(16));
+        let identity = BackboneIdentity { name: "tiny".to_owned(), fingerprint: Digest::from_sha256(&[7; 32]) };
+        let resident = ResidentBackbone::admit(identity, encoder).unwrap();
+        let backbone = Backbone { resident, tokenizer, folder: backbone.to_owned() };
+        let backbones = Backbones::start(backbone, None, None, metrics.clone());
         let store = AdapterStore::open(&folder.path().join("adapters")).unwrap();
-        let config = RegistryConfig { adapter_memory: 1 << 30, fingerprint: fingerprint.clone() };
-        let registry = Registry::open(store, engine.clone(), metrics.clone(), config).await.unwrap();
+        let config = RegistryConfig { adapter_memory: 1 << 30 };
+        let registry = Registry::open(store, backbones, metrics.clone(), config).await.unwrap();
         let datasets = Arc::new(DatasetService::open(folder.path().join("datasets")).unwrap());
-        let config = JobsConfig { state_dir: folder.path().to_owned(), threads: 2, queue_max: 4, fingerprint };
-        let jobs = Jobs::start(engine, tokenizer, registry.clone(), datasets.clone(), metrics, config).await.unwrap();
+        let config = JobsConfig { state_dir: folder.path().to_owned(), threads: 2, queue_max: 4 };
+        let jobs = Jobs::start(registry.clone(), datasets.clone(), metrics, config).await.unwrap();
         Self { folder, registry, datasets, jobs }
     }
 

@@ -124,9 +124,8 @@ fn inspect(args: &RefArgs) -> Result<()> {
 fn import(args: ImportArgs) -> Result<()> {
     let model = args.model.load()?;
     let files = if args.source.is_dir() { folder(&args.source)? } else { read_archive(&read_file(&args.source)?)? };
-    let files =
-        files.with_card(args.labels, args.family, &model.info.fingerprint, model.encoder.config().max_length)?;
-    AdapterBundle::read(&files, &model.encoder, &model.info.fingerprint)?;
+    let files = files.with_card(args.labels, args.family, &model.fingerprint, model.encoder.config().max_length)?;
+    AdapterBundle::read(&files, &model.encoder, &model.fingerprint)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let entry = AdapterStore::open(&args.dir.adapters_dir)?.publish(&args.name, &files, now, !args.stage)?;
     print(&format!("{}@{} {}\n", args.name, entry.version, entry.digest))

@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use crate::app::commands::print;
 use crate::app::progress::Progress;
-use crate::app::wiring::ModelArgs;
+use crate::app::wiring::{DEFAULT_BACKBONE, ModelArgs};
 use crate::backbone::BackboneInfo;
 use crate::domain::Result;
 
@@ -23,13 +23,17 @@ pub(in crate::app) fn run(command: BackboneCommand) -> Result<()> {
         BackboneCommand::Fetch(args) => {
             let mut progress = Progress::bytes("fetching the backbone");
             let info =
-                args.cache()?.resolve(&args.backbone, &mut |source, done, total| progress.set(source, done, total))?;
+                args.cache()?.resolve(name(&args), &mut |source, done, total| progress.set(source, done, total))?;
             progress.finish();
             print(&line(&info))
         }
         BackboneCommand::List(args) => print(&args.cache()?.list()?.iter().map(line).collect::<String>()),
-        BackboneCommand::Verify(args) => print(&format!("verified {}", line(&args.cache()?.verify(&args.backbone)?))),
+        BackboneCommand::Verify(args) => print(&format!("verified {}", line(&args.cache()?.verify(name(&args))?))),
     }
+}
+
+fn name(args: &ModelArgs) -> &str {
+    args.backbone.as_deref().unwrap_or(DEFAULT_BACKBONE)
 }
 
 fn line(info: &BackboneInfo) -> String {

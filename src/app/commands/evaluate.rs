@@ -46,7 +46,7 @@ pub(in crate::app) fn run(args: EvaluateArgs) -> Result<()> {
             entry.name
         ))
     })?;
-    let bundle = AdapterBundle::read(&store.read(&entry.name, version)?, &model.encoder, &model.info.fingerprint)?;
+    let bundle = AdapterBundle::read(&store.read(&entry.name, version)?, &model.encoder, &model.fingerprint)?;
     let split = load(&args, bundle.family())?;
     let report = evaluate_adapter(&model.encoder, &model.tokenizer, &bundle, &split, &args.dataset, model.threads)?;
     print(&if args.json { json(&report)? } else { report.table() })

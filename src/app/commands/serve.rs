@@ -8,15 +8,19 @@ use std::time::Duration;
 use clap::Args;
 use tracing::{error, info, warn};
 
+use crate::app::backbones::{LocalBackbones, fits};
 use crate::app::config::environment;
 use crate::app::shutdown::{drain, signalled};
-use crate::app::wiring::{ADAPTER_SERIES_MAX, BATCH_TOKENS, Model, ModelArgs, QUEUE_TOKENS, StoreArgs, block_on};
+use crate::app::wiring::{
+    ADAPTER_SERIES_MAX, BATCH_TOKENS, DEFAULT_BACKBONE, Model, ModelArgs, QUEUE_TOKENS, StoreArgs, block_on,
+};
+use crate::backbone::BackboneCache;
 use crate::domain::{Error, Result};
 use crate::engine::{Engine, EngineConfig};
 use crate::serving::jobs::{Jobs, JobsConfig};
-use crate::serving::{DatasetService, Health, Inference, InferenceConfig};
+use crate::serving::{BackboneJournal, Backbones, DatasetService, Health, Inference, InferenceConfig};
 use crate::telemetry::Metrics;
-use crate::transport::{BackboneView, Server, Services, TransportConfig};
+use crate::transport::{Server, Services, TransportConfig};
 
 #[derive(Debug, Args)]
 pub(in crate::app) struct ServeArgs {
@@ -80,13 +84,14 @@ pub(in crate::app) struct ServeArgs {
 pub(in crate::app) fn run(args: ServeArgs) -> Result<()> {
     args.check()?;
     let transport = args.transport()?;
-    let model = args.model.load()?;
-    block_on(serve(args, transport, model))
+    let journal = BackboneJournal::open(args.state_dir.join("backbones.json"))?;
+    let model = args.load(&journal)?;
+    block_on(serve(args, transport, model, journal))
 }
 
-async fn serve(args: ServeArgs, transport: TransportConfig, model: Model) -> Result<()> {
+async fn serve(args: ServeArgs, transport: TransportConfig, model: Model, journal: BackboneJournal) -> Result<()> {
     let health = Arc::new(Health::default());
-    let services = args.services(&model, &health).await?;
+    let services = args.services(&model, journal, &health).await?;
     let (inference, jobs) = (services.inference.clone(), services.jobs.clone());
     // The first probe warms the engine, so that ready means ready.
     let watchdog = Watchdog { inference: inference.clone(), health: health.clone(), metrics: services.metrics.clone() };
@@ -140,36 +145,39 @@ impl ServeArgs {
         })
     }
 
-    async fn services(&self, model: &Model, health: &Arc<Health>) -> Result<Services> {
-        let longest = model.encoder.config().max_length;
-        if self.max_batch_tokens < longest {
-            return Err(Error::invalid(format!(
-                "--max-batch-tokens {}: this backbone reads up to {longest} tokens at once, and one sequence must fit",
-                self.max_batch_tokens
-            )));
-        }
+    /// The backbone asked for, else the one that was activated last, else the default one.
+    fn load(&self, journal: &BackboneJournal) -> Result<Model> {
+        let asked = self.model.backbone.as_deref();
+        let name = asked.or(journal.active()).unwrap_or(DEFAULT_BACKBONE);
+        let model = self.model.load_from(&self.backbones_cache()?, name).map_err(|error| match asked {
+            None => error.context("the backbone that was activated last (--backbone takes another)"),
+            Some(_) => error,
+        })?;
+        fits(self.max_batch_tokens, &model)?;
+        Ok(model)
+    }
+
+    /// The cache, and beside it what jobs left in the state folder.
+    fn backbones_cache(&self) -> Result<BackboneCache> {
+        Ok(self.model.cache()?.with_local(self.state_dir.join("backbones")))
+    }
+
+    async fn services(&self, model: &Model, journal: BackboneJournal, health: &Arc<Health>) -> Result<Services> {
         let metrics = Arc::new(Metrics::new(self.max_adapter_series));
-        let engine = Engine::start(model.encoder.clone(), &EngineConfig { threads: model.threads })?;
-        let registry = self.store.registry(model, engine.clone(), metrics.clone()).await?;
+        let (precision, kernel) = (model.encoder.precision(), model.encoder.kernel_name());
+        info!(backbone = model.name, precision, kernel, "backbone loaded");
+        let source = LocalBackbones {
+            cache: self.backbones_cache()?,
+            model: self.model.clone(),
+            batch_tokens_max: self.max_batch_tokens,
+        };
+        let backbones = Backbones::start(model.backbone()?, Some(Arc::new(source)), Some(journal), metrics.clone());
+        let engine = Engine::start(&EngineConfig { threads: model.threads })?;
+        let registry = self.store.registry(backbones, metrics.clone()).await?;
         let datasets = Arc::new(DatasetService::open(self.state_dir.join("datasets"))?);
-        let jobs = Jobs::start(
-            engine.clone(),
-            model.tokenizer.clone(),
-            registry.clone(),
-            datasets.clone(),
-            metrics.clone(),
-            self.jobs(model),
-        )
-        .await?;
-        let inference =
-            Inference::start(registry, engine, model.tokenizer.clone(), metrics.clone(), self.inference(model));
-        let backbone = backbone_view(model);
-        info!(backbone = backbone.name, precision = backbone.precision, kernel = backbone.kernel, "backbone loaded");
-        metrics
-            .backbone_info
-            .with_label_values(&[&backbone.name, backbone.fingerprint.as_str(), &backbone.precision, &backbone.kernel])
-            .set(1);
-        Ok(Services { inference, datasets, jobs, health: health.clone(), metrics, backbone })
+        let jobs = Jobs::start(registry.clone(), datasets.clone(), metrics.clone(), self.jobs(model)).await?;
+        let inference = Inference::start(registry, engine, metrics.clone(), self.inference(model));
+        Ok(Services { inference, datasets, jobs, health: health.clone(), metrics })
     }
 
     fn inference(&self, model: &Model) -> InferenceConfig {
@@ -186,22 +194,7 @@ impl ServeArgs {
             state_dir: self.state_dir.clone(),
             threads: self.training_threads.map_or(model.threads, usize::from),
             queue_max: self.max_jobs,
-            fingerprint: model.info.fingerprint.clone(),
         }
-    }
-}
-
-fn backbone_view(model: &Model) -> BackboneView {
-    let config = model.encoder.config();
-    BackboneView {
-        name: model.info.name.clone(),
-        fingerprint: model.info.fingerprint.clone(),
-        architecture: format!("{:?}", config.architecture).to_lowercase(),
-        precision: model.encoder.precision().to_owned(),
-        kernel: model.encoder.kernel_name().to_owned(),
-        max_length: config.max_length,
-        hidden_size: config.hidden_size,
-        layers: config.layers,
     }
 }
 

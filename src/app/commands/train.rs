@@ -11,9 +11,8 @@ use crate::app::commands::{print, read_file};
 use crate::app::progress::Progress;
 use crate::app::wiring::{ADAPTER_SERIES_MAX, ModelArgs, StoreArgs, block_on};
 use crate::domain::{AdapterName, Error, Family, JobId, JobSpec, JobState, Result};
-use crate::engine::{Engine, EngineConfig};
-use crate::serving::DatasetService;
 use crate::serving::jobs::{JobEvent, JobView, Jobs, JobsConfig, parse_spec};
+use crate::serving::{Backbones, DatasetService};
 use crate::telemetry::Metrics;
 
 #[derive(Debug, Subcommand)]
@@ -75,16 +74,11 @@ fn fine_tune(args: &FineTuneArgs) -> Result<()> {
     let model = args.model.load()?;
     block_on(async {
         let metrics = Arc::new(Metrics::new(ADAPTER_SERIES_MAX));
-        let engine = Engine::start(model.encoder.clone(), &EngineConfig { threads: model.threads })?;
-        let registry = args.store.registry(&model, engine.clone(), metrics.clone()).await?;
+        let backbones = Backbones::start(model.backbone()?, None, None, metrics.clone());
+        let registry = args.store.registry(backbones, metrics.clone()).await?;
         // A folder of its own: the journal of a server with the same state folder is not ours to run.
-        let config = JobsConfig {
-            state_dir: args.state_dir.join("train"),
-            threads: model.threads,
-            queue_max: 1,
-            fingerprint: model.info.fingerprint.clone(),
-        };
-        let jobs = Jobs::start(engine, model.tokenizer.clone(), registry, datasets, metrics, config).await?;
+        let config = JobsConfig { state_dir: args.state_dir.join("train"), threads: model.threads, queue_max: 1 };
+        let jobs = Jobs::start(registry, datasets, metrics, config).await?;
         let id = go_on_or_submit(&jobs, spec).await?;
         let job = tokio::select! {
             job = follow(&jobs, &id) => job?,

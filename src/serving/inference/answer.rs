@@ -1,18 +1,17 @@
-//! Infer, analyze and embed: each says what to compute, takes the common way, and decodes.
+//! Infer and embed: each says what to compute, takes the common way, and decodes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::join_all;
-
-use crate::domain::{AdapterName, Error, Family, HeadForm, LongText, NerParameters, Result, TextInput};
-use crate::engine::{Batch, BatchSequence, ResidentAdapter, Work};
+use crate::domain::{AdapterName, Error, HeadForm, LongText, NerParameters, Result, TextInput};
+use crate::engine::{Batch, BatchSequence, ResidentAdapter, Through, Work};
+use crate::serving::Backbone;
 use crate::serving::inference::Inner;
 use crate::serving::inference::decode::{self, Computed};
 use crate::serving::inference::pass::{Pass, Passed, Target};
 use crate::serving::inference::read::{Cut, Text, at_input};
 use crate::serving::inference::request::{
-    AnalyzeRequest, Answer, EmbedAnswer, EmbedRequest, InferenceRequest, Predictions, Task, Timings,
+    Answer, EmbedAnswer, EmbedRequest, InferenceRequest, Predictions, Task, Timings,
 };
 use crate::serving::registry::Lease;
 use crate::serving::scheduler::{Flow, Progress};
@@ -31,14 +30,15 @@ impl Inner {
     ) -> Result<(Answer, Option<InferenceRequest>)> {
         let InferenceRequest { task, adapter, inputs, wait, .. } = request;
         check_inputs(&inputs)?;
-        let Lease { adapter, shadow } = match &adapter {
+        let Lease { adapter, backbone, shadow } = match &adapter {
             Some(reference) => self.registry.lease(reference).await?,
             None => self.registry.lease_default(task.family()).await?,
         };
         check_task(&task, &adapter, &inputs)?;
-        let targets = vec![self.target(&task, &adapter)];
+        let targets = vec![self.target(&task, &adapter, &backbone)];
         let flow = Flow::Adapter(adapter.identity.name.clone());
-        let passed = self.line.run(Pass { inputs, targets, flow, deadline, wait, progress }).await?;
+        let tokenizer = backbone.tokenizer.clone();
+        let passed = self.line.run(Pass { tokenizer, inputs, targets, flow, deadline, wait, progress }).await?;
         let Passed { texts, computed, timings, permit } = passed;
         let computed = computed.into_iter().next().ok_or_else(|| Error::internal("a pass without a target"))??;
         let answer = self.decode(&task, &adapter, &texts, &computed, timings)?;
@@ -55,42 +55,6 @@ impl Inner {
         Ok((answer, shadow))
     }
 
-    pub(super) async fn analyze(
-        &self,
-        request: AnalyzeRequest,
-        deadline: Instant,
-        progress: Arc<Progress>,
-    ) -> Result<Vec<(String, Result<Answer>)>> {
-        let AnalyzeRequest { inputs, targets, ner, classify, .. } = request;
-        check_inputs(&inputs)?;
-        let leases = join_all(targets.iter().map(|target| self.registry.lease(&target.adapter))).await;
-        let task = |family| match family {
-            Family::Ner => Task::Ner(ner.clone()),
-            Family::Classify => Task::Classify(classify.clone()),
-        };
-        let ready = |lease: Result<Lease>| {
-            let adapter = lease?.adapter;
-            let task = task(adapter.identity.family);
-            check_task(&task, &adapter, &inputs)?;
-            Ok((task, adapter))
-        };
-        let ready: Vec<Result<(Task, Arc<ResidentAdapter>)>> = leases.into_iter().map(ready).collect();
-        let work = ready.iter().flatten().map(|(task, adapter)| self.target(task, adapter)).collect();
-        let pass = Pass { inputs, targets: work, flow: Flow::Analyze, deadline, wait: false, progress };
-        let Passed { texts, computed, timings, permit } = self.line.run(pass).await?;
-        let mut computed = computed.into_iter();
-        let answer = |ready: Result<(Task, Arc<ResidentAdapter>)>| {
-            let (task, adapter) = ready?;
-            let computed = computed.next().ok_or_else(|| Error::internal("a target was not computed"))??;
-            self.decode(&task, &adapter, &texts, &computed, timings)
-        };
-        let answers: Vec<Result<Answer>> = ready.into_iter().map(answer).collect();
-        let decode = answers.iter().flatten().map(|answer| answer.timings.decode).sum();
-        self.observe(&Timings { decode, ..timings });
-        drop(permit);
-        Ok(targets.into_iter().map(|target| target.asked).zip(answers).collect())
-    }
-
     pub(super) async fn embed(
         &self,
         request: EmbedRequest,
@@ -99,14 +63,21 @@ impl Inner {
     ) -> Result<EmbedAnswer> {
         let EmbedRequest { inputs, adapter, parameters, .. } = request;
         check_inputs(&inputs)?;
-        let adapter = match &adapter {
-            Some(reference) => Some(self.registry.lease(reference).await?.adapter),
-            None => None,
+        let (adapter, backbone) = match &adapter {
+            Some(reference) => {
+                let Lease { adapter, backbone, .. } = self.registry.lease(reference).await?;
+                (Some(adapter), backbone)
+            }
+            None => (None, self.registry.backbones().active()),
         };
         let flow = adapter.as_ref().map_or(Flow::Base, |adapter| Flow::Adapter(adapter.identity.name.clone()));
-        let cut = Cut { max_length: self.max_length(adapter.as_deref()), long_text: LongText::Truncate, stride: 0 };
-        let targets = vec![Target { work: Work::Embed(adapter.clone(), parameters), cut }];
-        let passed = self.line.run(Pass { inputs, targets, flow, deadline, wait: false, progress }).await?;
+        let max_length = self.max_length(adapter.as_deref(), &backbone);
+        let cut = Cut { max_length, long_text: LongText::Truncate, stride: 0 };
+        let through = adapter.clone().map_or_else(|| Through::Base(backbone.resident.clone()), Through::Adapter);
+        let targets = vec![Target { work: Work::Embed(through, parameters), cut }];
+        let tokenizer = backbone.tokenizer.clone();
+        let pass = Pass { tokenizer, inputs, targets, flow, deadline, wait: false, progress };
+        let passed = self.line.run(pass).await?;
         let computed =
             passed.computed.into_iter().next().ok_or_else(|| Error::internal("a pass without a target"))??;
         let tokens = computed.iter().map(Computed::tokens).sum();
@@ -116,20 +87,22 @@ impl Inner {
         adapter.iter().for_each(|adapter| drop(self.touch(&adapter.identity.name)));
         self.observe(&passed.timings);
         let adapter = adapter.map(|adapter| adapter.identity.clone());
-        Ok(EmbedAnswer { adapter, embeddings, tokens, timings: passed.timings })
+        let backbone = backbone.identity().clone();
+        Ok(EmbedAnswer { adapter, backbone, embeddings, tokens, timings: passed.timings })
     }
 
-    /// The smallest batch there is: an empty text through the base.
+    /// The smallest batch there is: an empty text through the active backbone.
     pub(super) fn tiny_batch(&self) -> Result<Batch> {
-        let tokenizer = self.line.reader.tokenizer();
+        let Backbone { resident, tokenizer, .. } = &*self.registry.backbones().active();
         let window = tokenizer.assemble(&tokenizer.encode(&TextInput::Text(String::new()))?, 0..0, None);
         let (ids, type_ids) = (window.ids.into(), window.type_ids.into());
-        Ok(Batch { sequences: vec![BatchSequence { ids, type_ids, work: Work::Embed(None, Default::default()) }] })
+        let work = Work::Embed(Through::Base(resident.clone()), Default::default());
+        Ok(Batch { sequences: vec![BatchSequence { ids, type_ids, work }] })
     }
 
-    fn target(&self, task: &Task, adapter: &Arc<ResidentAdapter>) -> Target {
-        let max_length = self.max_length(Some(adapter));
-        let room = max_length.saturating_sub(self.line.reader.tokenizer().special_tokens(false));
+    pub(super) fn target(&self, task: &Task, adapter: &Arc<ResidentAdapter>, backbone: &Backbone) -> Target {
+        let max_length = self.max_length(Some(adapter), backbone);
+        let room = max_length.saturating_sub(backbone.tokenizer.special_tokens(false));
         let (long_text, stride) = match task {
             Task::Ner(parameters) => (parameters.long_text, ner_stride(parameters, room)),
             Task::Classify(parameters) => (parameters.long_text, CLASSIFY_OVERLAP_TOKENS.min(room / 4)),
@@ -138,12 +111,12 @@ impl Inner {
     }
 
     /// Tokens of one sequence: what the adapter was trained with, the encoder can read and a batch can hold.
-    fn max_length(&self, adapter: Option<&ResidentAdapter>) -> usize {
-        let encoder = self.engine.encoder().config().max_length.min(self.line.batch_tokens_max);
+    fn max_length(&self, adapter: Option<&ResidentAdapter>, backbone: &Backbone) -> usize {
+        let encoder = backbone.max_length().min(self.line.batch_tokens_max);
         adapter.map_or(encoder, |adapter| adapter.card.max_length.min(encoder))
     }
 
-    fn decode(
+    pub(super) fn decode(
         &self,
         task: &Task,
         adapter: &ResidentAdapter,
@@ -170,7 +143,8 @@ impl Inner {
         };
         self.count(&adapter.identity.name, &predictions);
         let timings = Timings { decode: started.elapsed(), ..timings };
-        Ok(Answer { adapter: adapter.identity.clone(), predictions, timings })
+        let (adapter, backbone) = (adapter.identity.clone(), adapter.backbone.identity.clone());
+        Ok(Answer { adapter, backbone, predictions, timings })
     }
 
     fn count(&self, adapter: &AdapterName, predictions: &Predictions) {
@@ -195,7 +169,7 @@ impl Inner {
         label
     }
 
-    fn observe(&self, timings: &Timings) {
+    pub(super) fn observe(&self, timings: &Timings) {
         let phase = |name: &str, took: Duration| {
             self.metrics.phase_duration.with_label_values(&[name]).observe(took.as_secs_f64());
         };
@@ -212,11 +186,11 @@ fn ner_stride(parameters: &NerParameters, room: usize) -> usize {
     if is_default && parameters.stride >= room { room / 2 } else { parameters.stride }
 }
 
-fn check_inputs(inputs: &[TextInput]) -> Result<()> {
+pub(super) fn check_inputs(inputs: &[TextInput]) -> Result<()> {
     if inputs.is_empty() { Err(Error::invalid("no inputs; at least one text is wanted")) } else { Ok(()) }
 }
 
-fn check_task(task: &Task, adapter: &ResidentAdapter, inputs: &[TextInput]) -> Result<()> {
+pub(super) fn check_task(task: &Task, adapter: &ResidentAdapter, inputs: &[TextInput]) -> Result<()> {
     let identity = &adapter.identity;
     if task.family() != identity.family {
         return Err(Error::conflict(format!(

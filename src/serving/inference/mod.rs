@@ -1,6 +1,7 @@
 //! The one request path: resolve, admit, tokenize, queue, batch, compute, decode. Leaves residency to the registry, batching to the
 //! scheduler, wires to `transport`.
 
+mod analyze;
 mod answer;
 mod decode;
 mod expiry;
@@ -22,7 +23,6 @@ use crate::serving::batcher::Limits;
 use crate::serving::registry::Registry;
 use crate::serving::scheduler::Scheduler;
 use crate::telemetry::Metrics;
-use crate::text::Tokenizer;
 
 use expiry::within;
 use pass::Line;
@@ -50,20 +50,14 @@ struct Inner {
 
 impl Inference {
     /// Starts the batching task, which ends with the last handle. Call it within a tokio runtime.
-    pub fn start(
-        registry: Arc<Registry>,
-        engine: Engine,
-        tokenizer: Arc<Tokenizer>,
-        metrics: Arc<Metrics>,
-        config: InferenceConfig,
-    ) -> Self {
+    pub fn start(registry: Arc<Registry>, engine: Engine, metrics: Arc<Metrics>, config: InferenceConfig) -> Self {
         let InferenceConfig { batch_tokens_max, queue_tokens_max, request_timeout, tokenizer_threads } = config;
         let admission = Arc::new(Admission::new(queue_tokens_max, batch_tokens_max, engine.threads(), metrics.clone()));
-        // The longest sequence there can be: every turn in the fair queue sends at least one.
-        let quantum_tokens = engine.encoder().config().max_length.min(batch_tokens_max);
+        // The longest usual sequence: every turn in the fair queue sends at least one.
+        let quantum_tokens = registry.backbones().active().max_length().min(batch_tokens_max);
         let limits = Limits { batch_tokens_max, quantum_tokens };
         let scheduler = Scheduler::start(engine.clone(), limits, admission.clone(), metrics.clone());
-        let reader = Reader::new(tokenizer, tokenizer_threads);
+        let reader = Reader::new(tokenizer_threads);
         let line = Line { admission, reader, scheduler, metrics: metrics.clone(), batch_tokens_max };
         let shadows = Shadows::default();
         Self { inner: Arc::new(Inner { registry, engine, line, metrics, request_timeout, shadows }) }

@@ -14,7 +14,7 @@ use crate::serving::inference::read::{Cut, Reader, Readings, Text, bytes};
 use crate::serving::inference::request::Timings;
 use crate::serving::scheduler::{Done, Flow, Item, Progress, Scheduler, answer};
 use crate::telemetry::Metrics;
-use crate::text::Fitted;
+use crate::text::{Fitted, Tokenizer};
 
 /// What every text of a request goes through.
 pub(super) struct Target {
@@ -22,7 +22,9 @@ pub(super) struct Target {
     pub(super) cut: Cut,
 }
 
+/// All of its targets are of one backbone.
 pub(super) struct Pass {
+    pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) inputs: Vec<TextInput>,
     pub(super) targets: Vec<Target>,
     pub(super) flow: Flow,
@@ -68,13 +70,13 @@ struct Group {
 impl Line {
     /// Fails as a whole if it is refused or a text cannot be read; otherwise each target fails alone.
     pub(super) async fn run(&self, pass: Pass) -> Result<Passed> {
-        let Pass { inputs, targets, flow, deadline, wait, progress } = pass;
+        let Pass { tokenizer, inputs, targets, flow, deadline, wait, progress } = pass;
         let guess = guess(&inputs, &targets);
         let mut permit = self.admission.admit(guess, Instant::now(), deadline, wait).await?;
 
         let started = Instant::now();
         let cuts = targets.iter().map(|target| target.cut).collect();
-        let Readings { texts, fitted } = self.reader.read(inputs, cuts, &self.admission, wait).await?;
+        let Readings { texts, fitted } = self.reader.read(tokenizer, inputs, cuts, &self.admission, wait).await?;
         let tokenize = started.elapsed();
 
         self.settle(&mut permit, &targets, &fitted, wait).await?;

@@ -37,26 +37,22 @@ pub(super) struct Readings {
     pub(super) fitted: Vec<Result<Vec<Fitted>>>,
 }
 
-/// The tokenizer and its bounds.
+/// The bounds of tokenization.
 pub(super) struct Reader {
-    tokenizer: Arc<Tokenizer>,
     threads: Arc<Semaphore>,
     backlog: Arc<Semaphore>,
 }
 
 impl Reader {
-    pub(super) fn new(tokenizer: Arc<Tokenizer>, threads: usize) -> Self {
+    pub(super) fn new(threads: usize) -> Self {
         let threads = Arc::new(Semaphore::new(threads.max(1)));
-        Self { tokenizer, threads, backlog: Arc::new(Semaphore::new(BACKLOG_BYTES_MAX)) }
-    }
-
-    pub(super) fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        Self { threads, backlog: Arc::new(Semaphore::new(BACKLOG_BYTES_MAX)) }
     }
 
     /// Tokenizes once and cuts for each target. Without `wait`, `overloaded` at once if too many bytes wait already.
     pub(super) async fn read(
         &self,
+        tokenizer: Arc<Tokenizer>,
         inputs: Vec<TextInput>,
         cuts: Vec<Cut>,
         admission: &Admission,
@@ -64,7 +60,6 @@ impl Reader {
     ) -> Result<Readings> {
         let place = self.place(inputs.iter().map(bytes).sum(), admission, wait).await?;
         let thread = self.threads.clone().acquire_owned().await.map_err(|_closed| stopping())?;
-        let tokenizer = self.tokenizer.clone();
         let work = move || {
             // Both are free again when the work is done, also if nobody waits for it any more.
             let _held = (place, thread);

@@ -1,10 +1,11 @@
 //! What is asked of [`Inference`](crate::serving::Inference), and what it answers.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::{
-    AdapterIdentity, AdapterRef, ClassifyParameters, ClassifyPrediction, EmbedParameters, Family, NerParameters,
-    NerPrediction, TextInput,
+    AdapterIdentity, AdapterRef, BackboneIdentity, ClassifyParameters, ClassifyPrediction, EmbedParameters, Family,
+    NerParameters, NerPrediction, TextInput,
 };
 
 /// What is wanted of every input of a request.
@@ -60,6 +61,8 @@ pub enum Predictions {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     pub adapter: AdapterIdentity,
+    /// What the adapter ran on.
+    pub backbone: Arc<BackboneIdentity>,
     pub predictions: Predictions,
     pub timings: Timings,
 }
@@ -93,6 +96,7 @@ pub struct EmbedRequest {
 #[derive(Clone, Debug, PartialEq)]
 pub struct EmbedAnswer {
     pub adapter: Option<AdapterIdentity>,
+    pub backbone: Arc<BackboneIdentity>,
     pub embeddings: Vec<Vec<f32>>,
     /// Tokens the encoder read, special tokens included.
     pub tokens: usize,

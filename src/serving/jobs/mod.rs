@@ -28,11 +28,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
-use crate::domain::{Digest, Error, JobId, JobSpec, JobState, Result};
-use crate::engine::Engine;
+use crate::domain::{Error, JobId, JobSpec, JobState, Result};
 use crate::serving::{DatasetService, PublishedVersion, Registry};
 use crate::telemetry::Metrics;
-use crate::text::Tokenizer;
 use desk::{Desk, Parts};
 use ports::{HousePublisher, HouseTrainer};
 use runner::Runner;
@@ -85,7 +83,6 @@ pub struct JobsConfig {
     pub threads: usize,
     /// Jobs queued, running or paused; one more is refused.
     pub queue_max: usize,
-    pub fingerprint: Digest,
 }
 
 /// How long [`Jobs::shut_down`] waits for the runner: a step and a checkpoint take seconds, an evaluation may take longer and is
@@ -113,15 +110,13 @@ impl Drop for Inner {
 impl Jobs {
     /// Opens the journal; interrupted jobs are queued again and go on from their checkpoints.
     pub async fn start(
-        engine: Engine,
-        tokenizer: Arc<Tokenizer>,
         registry: Arc<Registry>,
         datasets: Arc<DatasetService>,
         metrics: Arc<Metrics>,
         config: JobsConfig,
     ) -> Result<Self> {
-        let JobsConfig { state_dir, threads, queue_max, fingerprint } = config;
-        let trainer = Arc::new(HouseTrainer { engine, tokenizer, fingerprint, threads });
+        let JobsConfig { state_dir, threads, queue_max } = config;
+        let trainer = Arc::new(HouseTrainer { backbones: registry.backbones().clone(), threads });
         let publisher = Arc::new(HousePublisher { registry, runtime: Handle::current() });
         Self::open(Parts { trainer, publisher, data: datasets, metrics, state_dir, queue_max }).await
     }

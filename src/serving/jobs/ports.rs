@@ -7,9 +7,7 @@ use tokio::runtime::Handle;
 
 use crate::adapter::{AdapterBundle, AdapterFiles};
 use crate::domain::{AdapterName, AdapterRef, DataRef, Digest, Error, ErrorKind, Family, FineTuneSpec, Result};
-use crate::engine::Engine;
-use crate::serving::{DatasetService, PublishedVersion, Registry};
-use crate::text::Tokenizer;
+use crate::serving::{Backbone, Backbones, DatasetService, PublishedVersion, Registry};
 use crate::training::dataset::{DatasetFamily, Split};
 use crate::training::{Evaluation, FineTuneSetup, Observer, Outcome, evaluate_adapter, fine_tune};
 
@@ -80,32 +78,30 @@ impl DataSource for DatasetService {
     }
 }
 
-/// `training` on the encoder that serves.
+/// `training` on the active backbone; what is trained, is evaluated on the backbone it was trained on.
 pub(super) struct HouseTrainer {
-    pub(super) engine: Engine,
-    pub(super) tokenizer: Arc<Tokenizer>,
-    pub(super) fingerprint: Digest,
+    pub(super) backbones: Arc<Backbones>,
     pub(super) threads: usize,
 }
 
-impl HouseTrainer {
-    fn open(&self, files: &AdapterFiles) -> Result<AdapterBundle> {
-        AdapterBundle::read(files, self.engine.encoder(), &self.fingerprint)
-    }
+fn open(files: &AdapterFiles, backbone: &Backbone) -> Result<AdapterBundle> {
+    AdapterBundle::read(files, backbone.resident.encoder(), backbone.fingerprint())
 }
 
 impl Trainer for HouseTrainer {
     fn limits(&self) -> Limits {
-        let config = self.engine.encoder().config();
+        let backbone = self.backbones.active();
+        let config = backbone.resident.encoder().config();
         Limits { layers: config.layers, max_length: config.max_length }
     }
 
     fn train(&self, run: TrainingRun, observer: &mut dyn Observer) -> Result<Outcome> {
+        let backbone = self.backbones.active();
         let setup = FineTuneSetup {
-            encoder: self.engine.encoder().clone(),
-            tokenizer: self.tokenizer.clone(),
-            fingerprint: self.fingerprint.clone(),
-            init: run.init.as_ref().map(|files| self.open(files)).transpose()?,
+            encoder: backbone.resident.encoder().clone(),
+            tokenizer: backbone.tokenizer.clone(),
+            fingerprint: backbone.fingerprint().clone(),
+            init: run.init.as_ref().map(|files| open(files, &backbone)).transpose()?,
             spec: run.spec,
             train: run.train,
             validation: run.validation,
@@ -118,8 +114,9 @@ impl Trainer for HouseTrainer {
     }
 
     fn evaluate(&self, adapter: &AdapterFiles, split: &Split, dataset: &str) -> Result<Evaluation> {
-        let bundle = self.open(adapter)?;
-        evaluate_adapter(self.engine.encoder(), &self.tokenizer, &bundle, split, dataset, self.threads)
+        let backbone = self.backbones.of(&adapter.read_card()?.backbone_fingerprint)?;
+        let bundle = open(adapter, &backbone)?;
+        evaluate_adapter(backbone.resident.encoder(), &backbone.tokenizer, &bundle, split, dataset, self.threads)
     }
 }
 

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::adapter::AdapterFiles;
 use crate::domain::{AdapterName, AdapterRef, Alias, Error, Family, Result};
-use crate::engine::ResidentAdapter;
 use crate::serving::registry::catalog::{Adapter, Catalog};
-use crate::serving::registry::residency::{Room, State, Version};
+use crate::serving::registry::residency::{Held, Room, State, Version};
 use crate::serving::registry::view::{AdapterView, PublishedVersion};
 use crate::serving::registry::{Inner, blocking};
 
@@ -19,13 +18,15 @@ impl Inner {
         let mut adapters: Vec<&Adapter> = catalog.adapters().collect();
         adapters.sort_by_key(|adapter| !adapter.pinned);
         let mut is_full = false;
-        for version in adapters.into_iter().filter_map(Adapter::active_version) {
-            if is_full {
-                self.residency.describe(version).await;
-            } else {
-                // Marked as failed, or left registered: both show in the list.
-                let _listed = self.residency.load_into(version.clone(), Room::OnlyFree).await;
-                is_full = matches!(*version.state(), State::Registered);
+        for adapter in adapters {
+            for version in &adapter.versions {
+                if is_full || adapter.active != Some(version.version) {
+                    self.residency.list(version).await;
+                } else {
+                    // Marked as failed, or left registered: both show in the list.
+                    let _listed = self.residency.load_into(version.clone(), Room::OnlyFree).await;
+                    is_full = matches!(*version.state(), State::Registered);
+                }
             }
         }
     }
@@ -37,26 +38,27 @@ impl Inner {
         activate: bool,
     ) -> Result<PublishedVersion> {
         let files = if files.card.is_some() { files } else { self.residency.with_card(files, None, None)? };
-        let bundle = self.residency.check(files.clone()).await?;
+        let (bundle, backbone) = self.residency.check(files.clone()).await?;
         self.may_be_named(&name, bundle.family())?;
         let family = bundle.family();
-        let rehearsed = self.residency.rehearse(&name, files.digest(), bundle).await?;
+        let rehearsed = self.residency.rehearse(&name, files.digest(), bundle, backbone).await?;
 
         let _writer = self.writer.lock().await;
         self.may_be_named(&name, family)?;
+        self.backbones.of(rehearsed.1.fingerprint())?;
         let (store, stored) = (self.residency.store().clone(), name.clone());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let entry = blocking(move || store.publish(&stored, &files, now, activate)).await?;
         let version = Arc::new(Version::new(name.clone(), &entry));
         let published =
             PublishedVersion { name: name.clone(), version: entry.version, digest: entry.digest, active: activate };
-        self.introduce(version, &rehearsed, activate);
+        self.introduce(version, rehearsed, activate);
         info!(adapter = %name, version = published.version, active = activate, "adapter published");
         Ok(published)
     }
 
     /// Resident first, visible then.
-    fn introduce(&self, version: Arc<Version>, rehearsed: &ResidentAdapter, activate: bool) {
+    fn introduce(&self, version: Arc<Version>, rehearsed: Held, activate: bool) {
         self.metrics.add_adapter(version.name.as_str());
         self.residency.adopt(&version, rehearsed, if activate { Room::Evict } else { Room::OnlyFree });
         self.residency.show(&version);
@@ -98,7 +100,19 @@ impl Inner {
         self.view(&name)
     }
 
+    /// The backbone goes with the last version made for it, unless it is active.
     pub(super) async fn retire(self: Arc<Self>, name: AdapterName, version: Option<u32>) -> Result<()> {
+        for retired in self.retire_versions(name, version).await? {
+            let backbone = retired.facts().and_then(|facts| self.backbones.of(&facts.fingerprint).ok());
+            let Some(backbone) = backbone else { continue };
+            if let Err(error) = self.release(&backbone).await {
+                warn!(backbone = backbone.identity().name, %error, "a backbone that no adapter needs any more stays");
+            }
+        }
+        Ok(())
+    }
+
+    async fn retire_versions(&self, name: AdapterName, version: Option<u32>) -> Result<Vec<Arc<Version>>> {
         let _writer = self.writer.lock().await;
         let catalog = self.catalog.load_full();
         let adapter = catalog.adapter(&name)?;
@@ -117,7 +131,7 @@ impl Inner {
         }
         self.forget(&name, &retired, version.is_none());
         info!(adapter = %name, ?version, "adapter retired");
-        Ok(())
+        Ok(retired)
     }
 
     /// The version to retire; None if it is the last and the adapter goes with it.

@@ -4,6 +4,7 @@
 //! state, so a cold load or an eviction changes no catalog and delays nobody else. Leaves files to `adapter`, the device to `engine`.
 
 mod admin;
+mod backbones;
 mod catalog;
 mod loader;
 mod names;
@@ -18,19 +19,22 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use crate::adapter::{AdapterFiles, AdapterStore, read_archive, write_tar};
-use crate::domain::{AdapterName, AdapterRef, Alias, Digest, Error, Family, Result};
+use crate::domain::{AdapterName, AdapterRef, Alias, Error, Family, Result};
+use crate::engine::ResidentAdapter;
 use crate::engine::give_back_memory;
-use crate::engine::{Engine, ResidentAdapter};
+use crate::serving::{Backbone, Backbones};
 use crate::telemetry::Metrics;
 
 use catalog::{Catalog, Found};
 use residency::Residency;
-pub use view::{AdapterView, PublishedVersion, VersionState, VersionView};
+pub use view::{AdapterView, BackboneView, PublishedVersion, VersionState, VersionView};
 
 /// A version held by a request until its answer, whatever is published meanwhile.
 #[derive(Clone)]
 pub struct Lease {
     pub adapter: Arc<ResidentAdapter>,
+    /// The one it was made for.
+    pub backbone: Arc<Backbone>,
     /// Of the alias that led here: sees the same request without answering.
     pub shadow: Option<AdapterRef>,
 }
@@ -39,8 +43,6 @@ pub struct Lease {
 pub struct RegistryConfig {
     /// Bytes of resident adapters; unpinned ones are evicted, least recently used first.
     pub adapter_memory: usize,
-    /// Of the backbone every adapter must be made for.
-    pub fingerprint: Digest,
 }
 
 pub struct Registry {
@@ -49,6 +51,7 @@ pub struct Registry {
 
 struct Inner {
     residency: Arc<Residency>,
+    backbones: Arc<Backbones>,
     catalog: ArcSwap<Catalog>,
     /// Held while the store and the catalog change together.
     writer: Mutex<()>,
@@ -56,27 +59,34 @@ struct Inner {
 }
 
 impl Registry {
-    /// Reads the store and makes the active versions resident, as far as memory goes. An adapter that fails is listed as failed; the others serve.
+    /// Reads the store and makes the active versions resident, as far as memory goes, and before them the backbones they were made
+    /// for, if they were resident when the process ended. An adapter that fails is listed as failed; the others serve.
     pub async fn open(
         store: AdapterStore,
-        engine: Engine,
+        backbones: Arc<Backbones>,
         metrics: Arc<Metrics>,
         config: RegistryConfig,
     ) -> Result<Arc<Self>> {
-        let residency = Arc::new(Residency::new(store, engine, metrics.clone(), config)?);
+        let residency = Arc::new(Residency::new(store, backbones.clone(), metrics.clone(), config)?);
         let store = residency.store().clone();
         let ((entries, unreadable), aliases) = blocking(move || Ok((store.list()?, store.aliases()?))).await?;
         unreadable.iter().for_each(|problem| warn!(%problem, "a folder in the adapter store cannot be read"));
         let catalog = Catalog::new(entries, aliases);
-        let inner = Arc::new(Inner { residency, catalog: ArcSwap::default(), writer: Mutex::default(), metrics });
+        let (snapshot, writer) = (ArcSwap::default(), Mutex::default());
+        let inner = Arc::new(Inner { residency, backbones, catalog: snapshot, writer, metrics });
         for adapter in catalog.adapters() {
             inner.metrics.add_adapter(adapter.name.as_str());
         }
+        inner.restore_backbones(&catalog).await?;
         inner.preload(&catalog).await;
         inner.replace(catalog);
         // Reading the backbone and hundreds of adapters took more memory than keeping them does.
         give_back_memory();
         Ok(Arc::new(Self { inner }))
+    }
+
+    pub fn backbones(&self) -> &Arc<Backbones> {
+        &self.inner.backbones
     }
 
     pub fn store(&self) -> &AdapterStore {
@@ -185,6 +195,30 @@ impl Registry {
         self.detached(move |inner| async move { inner.remove_alias(alias).await }).await
     }
 
+    /// Makes a backbone resident, so that adapters for it can be published, without changing what is active.
+    pub async fn load_backbone(&self, asked: &str) -> Result<()> {
+        let asked = asked.to_owned();
+        self.detached(|inner| async move { inner.load_backbone(asked).await }).await
+    }
+
+    /// Switches what computes requests without an adapter and what jobs train on. Adapters are computed by the backbone they were
+    /// made for as before; the one active until now goes if no adapter was made for it. A rollback is the same call.
+    pub async fn activate_backbone(&self, asked: &str) -> Result<()> {
+        let asked = asked.to_owned();
+        self.detached(|inner| async move { inner.activate_backbone(asked).await }).await
+    }
+
+    /// Takes a backbone off the device; its adapters are listed as failed until it is loaded again. `conflict` for the active one.
+    pub async fn retire_backbone(&self, asked: &str) -> Result<()> {
+        let asked = asked.to_owned();
+        self.detached(|inner| async move { inner.retire_backbone(asked).await }).await
+    }
+
+    /// The resident ones, oldest first.
+    pub fn backbone_views(&self) -> Vec<BackboneView> {
+        self.inner.backbone_views()
+    }
+
     /// By name.
     pub fn aliases(&self) -> Vec<(AdapterName, Alias)> {
         self.inner.catalog.load().aliases()
@@ -202,8 +236,8 @@ impl Registry {
 
 impl Inner {
     async fn hold(&self, found: Found) -> Result<Lease> {
-        let adapter = self.residency.resident(&found.version).await?;
-        Ok(Lease { adapter, shadow: found.shadow })
+        let (adapter, backbone) = self.residency.resident(&found.version).await?;
+        Ok(Lease { adapter, backbone, shadow: found.shadow })
     }
 }
 

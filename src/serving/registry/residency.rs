@@ -9,9 +9,10 @@ use tracing::{debug, info, warn};
 
 use crate::adapter::{AdapterBundle, AdapterCard, AdapterFiles, AdapterStore, LoraConfig, VersionEntry};
 use crate::domain::{AdapterIdentity, AdapterName, Digest, Error, ErrorKind, Family, Result};
-use crate::engine::{Engine, ResidentAdapter};
+use crate::engine::ResidentAdapter;
 use crate::serving::registry::loader::Loader;
 use crate::serving::registry::{RegistryConfig, blocking, unfinished};
+use crate::serving::{Backbone, Backbones};
 use crate::telemetry::Metrics;
 
 /// One version of an adapter; the same object in every catalog that knows it.
@@ -38,12 +39,17 @@ pub(super) struct Version {
 pub(super) enum State {
     Registered,
     Loading,
-    Resident(Arc<ResidentAdapter>),
+    Resident(Held),
     Failed(Error),
 }
 
+/// A resident version and the backbone it runs on.
+pub(super) type Held = (Arc<ResidentAdapter>, Arc<Backbone>);
+
 /// What stays known of a version once it has been read.
 pub(super) struct Facts {
+    /// Of the backbone it was made for.
+    pub(super) fingerprint: Digest,
     pub(super) family: Family,
     pub(super) labels: Vec<String>,
     pub(super) rank: usize,
@@ -59,14 +65,16 @@ impl Facts {
         let (rank, layers, parameters, bytes) =
             (adapter.rank, adapter.layers.clone(), adapter.parameters, adapter.bytes);
         let (family, metrics) = (adapter.card.family, metrics_of(&adapter.card));
-        Self { family, labels, rank, layers, parameters, bytes, metrics }
+        let fingerprint = adapter.card.backbone_fingerprint.clone();
+        Self { fingerprint, family, labels, rank, layers, parameters, bytes, metrics }
     }
 
     /// All but what only the weights tell.
     fn described(config: LoraConfig, card: AdapterCard) -> Self {
         let (family, metrics) = (card.family, metrics_of(&card));
         let layers = config.layers_to_transform.unwrap_or_default();
-        Self { family, labels: card.labels, rank: config.rank, layers, parameters: 0, bytes: 0, metrics }
+        let (fingerprint, labels) = (card.backbone_fingerprint, card.labels);
+        Self { fingerprint, family, labels, rank: config.rank, layers, parameters: 0, bytes: 0, metrics }
     }
 }
 
@@ -112,10 +120,21 @@ impl Version {
         self.pinned.store(pinned, Ordering::Relaxed);
     }
 
-    fn resident(&self) -> Option<Arc<ResidentAdapter>> {
+    pub(super) fn is_for(&self, fingerprint: &Digest) -> bool {
+        self.facts().is_some_and(|facts| facts.fingerprint == *fingerprint)
+    }
+
+    fn resident(&self) -> Option<Held> {
         match &**self.state.load() {
-            State::Resident(adapter) => Some(adapter.clone()),
+            State::Resident(held) => Some(held.clone()),
             _ => None,
+        }
+    }
+
+    /// A failure that may be over.
+    pub(super) fn forgive(&self) {
+        if matches!(&**self.state.load(), State::Failed(_)) {
+            self.set(State::Registered);
         }
     }
 
@@ -147,7 +166,7 @@ pub(super) enum Room {
 
 pub(super) struct Residency {
     store: Arc<AdapterStore>,
-    engine: Engine,
+    backbones: Arc<Backbones>,
     loader: Loader,
     metrics: Arc<Metrics>,
     config: RegistryConfig,
@@ -159,33 +178,34 @@ pub(super) struct Residency {
 impl Residency {
     pub(super) fn new(
         store: AdapterStore,
-        engine: Engine,
+        backbones: Arc<Backbones>,
         metrics: Arc<Metrics>,
         config: RegistryConfig,
     ) -> Result<Self> {
         let (store, ticks, residents) = (Arc::new(store), AtomicU64::new(1), Mutex::default());
-        Ok(Self { store, engine, loader: Loader::start()?, metrics, config, ticks, residents })
+        Ok(Self { store, backbones, loader: Loader::start()?, metrics, config, ticks, residents })
     }
 
     pub(super) fn store(&self) -> &Arc<AdapterStore> {
         &self.store
     }
 
-    /// Gives a folder fresh from PEFT the card it lacks.
+    /// Gives a folder fresh from PEFT the card it lacks: it is taken to be made for the active backbone.
     pub(super) fn with_card(
         &self,
         files: AdapterFiles,
         labels: Option<Vec<String>>,
         family: Option<Family>,
     ) -> Result<AdapterFiles> {
-        files.with_card(labels, family, &self.config.fingerprint, self.engine.encoder().config().max_length)
+        let backbone = self.backbones.active();
+        files.with_card(labels, family, backbone.fingerprint(), backbone.max_length())
     }
 
     /// For a request: at once if it is resident, else when it is loaded. What failed its checks is refused without another try.
-    pub(super) async fn resident(self: &Arc<Self>, version: &Arc<Version>) -> Result<Arc<ResidentAdapter>> {
+    pub(super) async fn resident(self: &Arc<Self>, version: &Arc<Version>) -> Result<Held> {
         version.last_used.store(self.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         match version.resident() {
-            Some(adapter) => Ok(adapter),
+            Some(held) => Ok(held),
             None => match version.verdict() {
                 Some(error) => Err(error),
                 None => self.load(version.clone()).await,
@@ -193,15 +213,15 @@ impl Residency {
         }
     }
 
-    pub(super) async fn load(self: &Arc<Self>, version: Arc<Version>) -> Result<Arc<ResidentAdapter>> {
+    pub(super) async fn load(self: &Arc<Self>, version: Arc<Version>) -> Result<Held> {
         self.load_into(version, Room::Evict).await
     }
 
     /// One load at a time for each version; it goes on if the asker leaves, for those who wait behind it.
-    pub(super) async fn load_into(self: &Arc<Self>, version: Arc<Version>, room: Room) -> Result<Arc<ResidentAdapter>> {
+    pub(super) async fn load_into(self: &Arc<Self>, version: Arc<Version>, room: Room) -> Result<Held> {
         let flight = version.flight.clone().lock_owned().await;
-        if let Some(adapter) = version.resident() {
-            return Ok(adapter);
+        if let Some(held) = version.resident() {
+            return Ok(held);
         }
         let this = self.clone();
         let load = async move {
@@ -211,7 +231,7 @@ impl Residency {
         tokio::spawn(load).await.map_err(unfinished)?
     }
 
-    async fn load_now(&self, version: &Arc<Version>, room: Room) -> Result<Arc<ResidentAdapter>> {
+    async fn load_now(&self, version: &Arc<Version>, room: Room) -> Result<Held> {
         version.set(State::Loading);
         let started = Instant::now();
         let outcome = self
@@ -223,26 +243,29 @@ impl Residency {
         self.metrics.adapter_loads.with_label_values(&[label.as_str(), word]).inc();
         self.metrics.adapter_load_seconds.observe(started.elapsed().as_secs_f64());
         match outcome {
-            Ok(adapter) => self.settle(version, adapter, room),
+            Ok(held) => self.settle(version, held, room),
             Err(error) => {
                 warn!(adapter = %version.name, version = version.version, %error, "adapter failed to load");
+                if version.facts().is_none() {
+                    self.describe(version).await;
+                }
                 version.set(State::Failed(error.clone()));
                 Err(error)
             }
         }
     }
 
-    async fn read(&self, version: &Arc<Version>) -> Result<Arc<ResidentAdapter>> {
-        let (store, engine, version) = (self.store.clone(), self.engine.clone(), version.clone());
-        let fingerprint = self.config.fingerprint.clone();
+    async fn read(&self, version: &Arc<Version>) -> Result<Held> {
+        let (store, backbones, version) = (self.store.clone(), self.backbones.clone(), version.clone());
         let read = move || {
             let files = store.read(&version.name, version.version)?;
-            let bundle = AdapterBundle::read(&files, engine.encoder(), &fingerprint)?;
+            let (bundle, backbone) = open(&files, &backbones)?;
             let identity = version.identity(bundle.family());
-            match version.has_run() {
-                true => ResidentAdapter::new(identity, bundle, engine.encoder()).map(Arc::new),
-                false => engine.admit(identity, bundle),
-            }
+            let adapter = match version.has_run() {
+                true => ResidentAdapter::new(identity, bundle, &backbone.resident).map(Arc::new),
+                false => backbone.resident.admit_adapter(identity, bundle),
+            };
+            Ok((adapter?, backbone))
         };
         self.loader.run(read).await
     }
@@ -259,10 +282,19 @@ impl Residency {
         }
     }
 
-    /// The files as a bundle for this backbone; `unprocessable` or `conflict` with all problems.
-    pub(super) async fn check(&self, files: AdapterFiles) -> Result<AdapterBundle> {
-        let (encoder, fingerprint) = (self.engine.encoder().clone(), self.config.fingerprint.clone());
-        blocking(move || AdapterBundle::read(&files, &encoder, &fingerprint)).await
+    /// Of what is not loaded at the start: described, and failed if its backbone is not there.
+    pub(super) async fn list(&self, version: &Arc<Version>) {
+        self.describe(version).await;
+        let backbone = version.facts().map(|facts| self.backbones.of(&facts.fingerprint));
+        if let Some(Err(error)) = backbone {
+            version.set(State::Failed(error));
+        }
+    }
+
+    /// The files as a bundle for a resident backbone; `unprocessable` or `conflict` with all problems.
+    pub(super) async fn check(&self, files: AdapterFiles) -> Result<(AdapterBundle, Arc<Backbone>)> {
+        let backbones = self.backbones.clone();
+        blocking(move || open(&files, &backbones)).await
     }
 
     /// A bundle that has no version yet, after it ran and if it could be resident.
@@ -271,35 +303,35 @@ impl Residency {
         name: &AdapterName,
         digest: Digest,
         bundle: AdapterBundle,
-    ) -> Result<Arc<ResidentAdapter>> {
+        backbone: Arc<Backbone>,
+    ) -> Result<Held> {
         let identity = AdapterIdentity { name: name.clone(), version: 0, digest, family: bundle.family() };
-        let engine = self.engine.clone();
-        let adapter = self.loader.run(move || engine.admit(identity, bundle)).await?;
+        let resident = backbone.resident.clone();
+        let adapter = self.loader.run(move || resident.admit_adapter(identity, bundle)).await?;
         match victims(&self.standing(&self.residents()), adapter.bytes, self.config.adapter_memory) {
-            Some(_) => Ok(adapter),
+            Some(_) => Ok((adapter, backbone)),
             None => Err(self.no_room(name, adapter.bytes)),
         }
     }
 
     /// Makes a version resident that ran before it had its number.
-    pub(super) fn adopt(&self, version: &Arc<Version>, rehearsed: &ResidentAdapter, room: Room) {
+    pub(super) fn adopt(&self, version: &Arc<Version>, (rehearsed, backbone): Held, room: Room) {
         let adapter = rehearsed.identified(version.identity(rehearsed.identity.family));
-        if let Err(error) = self.settle(version, adapter, room) {
+        if let Err(error) = self.settle(version, (adapter, backbone), room) {
             info!(adapter = %version.name, version = version.version, %error, "published, not resident");
         }
     }
 
-    fn settle(
-        &self,
-        version: &Arc<Version>,
-        adapter: Arc<ResidentAdapter>,
-        room: Room,
-    ) -> Result<Arc<ResidentAdapter>> {
+    fn settle(&self, version: &Arc<Version>, (adapter, backbone): Held, room: Room) -> Result<Held> {
         version.facts.get_or_init(|| Facts::of(&adapter));
         let mut residents = self.residents();
         if version.retired.load(Ordering::SeqCst) {
             // Whoever waited for it still gets it; nobody else will ask.
-            return Ok(adapter);
+            return Ok((adapter, backbone));
+        }
+        if let Err(error) = self.backbones.of(backbone.fingerprint()) {
+            version.set(State::Failed(error));
+            return Ok((adapter, backbone));
         }
         let victims = victims(&self.standing(&residents), adapter.bytes, self.config.adapter_memory);
         let Some(mut victims) = victims.filter(|victims| victims.is_empty() || room == Room::Evict) else {
@@ -315,17 +347,26 @@ impl Residency {
             self.show(&victim);
         }
         residents.push((version.clone(), adapter.bytes));
-        version.set(State::Resident(adapter.clone()));
+        version.set(State::Resident((adapter.clone(), backbone.clone())));
         self.show(version);
         self.show_bytes(&residents);
-        Ok(adapter)
+        Ok((adapter, backbone))
     }
 
     /// Takes a version off the device; requests that hold it still finish.
     pub(super) fn unload(&self, version: &Arc<Version>) {
+        self.take_off(version, State::Registered);
+    }
+
+    /// [`Residency::unload`] of a version whose backbone went, `gone` as the reason.
+    pub(super) fn orphan(&self, version: &Arc<Version>, gone: &Error) {
+        self.take_off(version, State::Failed(gone.clone()));
+    }
+
+    fn take_off(&self, version: &Arc<Version>, state: State) {
         let mut residents = self.residents();
         residents.retain(|(resident, _)| !Arc::ptr_eq(resident, version));
-        version.set(State::Registered);
+        version.set(state);
         self.show(version);
         self.show_bytes(&residents);
     }
@@ -369,6 +410,13 @@ impl Residency {
         let bytes: usize = residents.iter().map(|(_, bytes)| bytes).sum();
         self.metrics.adapter_bytes.set(bytes as i64);
     }
+}
+
+/// The files for the resident backbone that they were made for.
+fn open(files: &AdapterFiles, backbones: &Backbones) -> Result<(AdapterBundle, Arc<Backbone>)> {
+    let backbone = backbones.of(&files.read_card()?.backbone_fingerprint)?;
+    let bundle = AdapterBundle::read(files, backbone.resident.encoder(), backbone.fingerprint())?;
+    Ok((bundle, backbone))
 }
 
 #[derive(Clone, Copy)]

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::domain::{AdapterName, Digest, Family};
+use crate::domain::{AdapterName, BackboneIdentity, Digest, Family};
+use crate::serving::Backbone;
 use crate::serving::registry::catalog::{Adapter, Catalog};
 use crate::serving::registry::residency::{State, Version};
 
@@ -51,6 +52,43 @@ pub struct AdapterView {
     pub bytes: u64,
     /// The card's `training.metrics`.
     pub metrics: Option<serde_json::Value>,
+}
+
+/// One resident backbone as `GET /v1/admin/backbone` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackboneView {
+    pub identity: BackboneIdentity,
+    /// Computes requests without an adapter.
+    pub is_active: bool,
+    pub architecture: String,
+    pub precision: String,
+    pub kernel: String,
+    pub max_length: usize,
+    pub hidden_size: usize,
+    pub layers: usize,
+    /// Of its weights in memory.
+    pub bytes: usize,
+    /// `name@version` of every version made for it.
+    pub adapters: Vec<String>,
+}
+
+impl BackboneView {
+    pub(super) fn new(backbone: &Backbone, is_active: bool, adapters: Vec<String>) -> Self {
+        let encoder = backbone.resident.encoder();
+        let config = encoder.config();
+        Self {
+            identity: BackboneIdentity::clone(backbone.identity()),
+            is_active,
+            architecture: format!("{:?}", config.architecture).to_lowercase(),
+            precision: encoder.precision().to_owned(),
+            kernel: encoder.kernel_name().to_owned(),
+            max_length: config.max_length,
+            hidden_size: config.hidden_size,
+            layers: config.layers,
+            bytes: encoder.memory_bytes(),
+            adapters,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

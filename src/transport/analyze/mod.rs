@@ -13,7 +13,7 @@ use crate::serving::{AnalyzeRequest, AnalyzeTarget, Answer, Predictions, Timings
 use crate::transport::call::Call;
 use crate::transport::classify::wire::ClassifyResult;
 use crate::transport::ner::wire::NerResult;
-use crate::transport::wire::Usage;
+use crate::transport::wire::{AdapterIdentity, Usage};
 use wire::{AdapterFailure, AdapterResult, AnalyzeResponse};
 
 /// Adapters of one request: each is a head and a set of deltas in the same pass.
@@ -43,7 +43,8 @@ pub(super) async fn answer(call: &Call, request: wire::AnalyzeRequest) -> Result
     let of_input = |at: usize| answers.iter().map(|(asked, answer)| (asked.clone(), result(at, answer))).collect();
     let results: Vec<BTreeMap<String, AdapterResult>> = (0..inputs.len()).map(of_input).collect();
     let identity = |(asked, answer): &(String, Result<Answer>)| {
-        answer.as_ref().ok().map(|answer| (asked.clone(), (&answer.adapter).into()))
+        let answer = answer.as_ref().ok()?;
+        Some((asked.clone(), AdapterIdentity::new(&answer.adapter, &answer.backbone)))
     };
     Ok(AnalyzeResponse {
         id: call.account.id.clone(),

@@ -1,23 +1,21 @@
-//! The resident backbone.
+//! Backbones: which are resident, and the switch from one to another.
 
 mod grpc;
 pub(super) mod http;
 mod wire;
 
-pub(super) use grpc::{activate, get};
+pub(super) use grpc::{activate, get, load, retire};
 
 use crate::domain::{Error, Result};
-use crate::transport::BackboneView;
 use crate::transport::call::Call;
+use wire::{Backbone, ResidentBackbone};
 
-/// The resident backbone is active already; another one is loaded by a start.
-fn confirm<'a>(call: &'a Call, asked: &str) -> Result<&'a BackboneView> {
-    let resident = &call.services().backbone;
-    if asked == resident.name || asked == resident.fingerprint.as_str() {
-        return Ok(resident);
-    }
-    Err(Error::conflict(format!(
-        "the resident backbone is {}; another one needs a restart with --backbone {asked}",
-        resident.name
-    )))
+/// What there is now; the answer of every route here.
+async fn view(call: &Call) -> Result<Backbone> {
+    let registry = call.inference().registry();
+    let available = registry.backbones().names().await?;
+    let resident: Vec<ResidentBackbone> = registry.backbone_views().into_iter().map(Into::into).collect();
+    let active = resident.iter().find(|one| one.is_active).cloned();
+    let active = active.ok_or_else(|| Error::internal("no resident backbone is active"))?;
+    Ok(Backbone { active, resident, available })
 }

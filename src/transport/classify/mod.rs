@@ -9,7 +9,7 @@ pub(super) use grpc::{classify, classify_stream};
 use crate::domain::{Error, Result};
 use crate::serving::{InferenceRequest, Predictions, Task};
 use crate::transport::call::Call;
-use crate::transport::wire::Usage;
+use crate::transport::wire::{AdapterIdentity, Usage};
 use wire::{ClassifyRequest, ClassifyResponse};
 
 /// Both protocols meet here.
@@ -27,7 +27,7 @@ pub(super) async fn answer(call: &Call, request: ClassifyRequest) -> Result<Clas
     Ok(ClassifyResponse {
         id: call.account.id.clone(),
         object: "classify",
-        adapter: (&answer.adapter).into(),
+        adapter: AdapterIdentity::new(&answer.adapter, &answer.backbone),
         usage: Usage { sequences: results.len(), tokens: results.iter().map(|r| r.tokens).sum() },
         results,
     })

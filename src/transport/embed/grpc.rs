@@ -24,6 +24,7 @@ impl From<wire::EmbedResponse> for proto::EmbedResponse {
         Self {
             id: response.id,
             adapter: response.adapter.map(Into::into),
+            backbone: Some(response.backbone.into()),
             embeddings: response.embeddings.into_iter().map(|values| proto::Embedding { values }).collect(),
             usage: Some(response.usage.into()),
         }

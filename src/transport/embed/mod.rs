@@ -9,7 +9,7 @@ pub(super) use grpc::embed;
 use crate::domain::Result;
 use crate::serving::EmbedRequest;
 use crate::transport::call::Call;
-use crate::transport::wire::Usage;
+use crate::transport::wire::{AdapterIdentity, Usage};
 use wire::EmbedResponse;
 
 /// Both protocols meet here.
@@ -23,7 +23,8 @@ pub(super) async fn answer(call: &Call, request: wire::EmbedRequest) -> Result<E
     Ok(EmbedResponse {
         id: call.account.id.clone(),
         object: "embed",
-        adapter: answer.adapter.as_ref().map(Into::into),
+        adapter: answer.adapter.as_ref().map(|adapter| AdapterIdentity::new(adapter, &answer.backbone)),
+        backbone: (&*answer.backbone).into(),
         usage: Usage { sequences: answer.embeddings.len(), tokens: answer.tokens },
         embeddings: answer.embeddings,
     })

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain;
-use crate::transport::wire::{AdapterIdentity, Inputs, InputsSchema, Usage};
+use crate::transport::wire::{AdapterIdentity, BackboneIdentity, Inputs, InputsSchema, Usage};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -42,6 +42,7 @@ pub(in crate::transport) struct EmbedResponse {
     pub(in crate::transport) object: &'static str,
     /// `null`: the backbone alone.
     pub(in crate::transport) adapter: Option<AdapterIdentity>,
+    pub(in crate::transport) backbone: BackboneIdentity,
     /// One vector an input, in order.
     pub(in crate::transport) embeddings: Vec<Vec<f32>>,
     pub(in crate::transport) usage: Usage,

@@ -9,7 +9,7 @@ pub(super) use grpc::{ner, ner_stream};
 use crate::domain::{Error, Result};
 use crate::serving::{InferenceRequest, Predictions, Task};
 use crate::transport::call::Call;
-use crate::transport::wire::Usage;
+use crate::transport::wire::{AdapterIdentity, Usage};
 use wire::{NerRequest, NerResponse};
 
 /// Both protocols meet here.
@@ -29,7 +29,7 @@ pub(super) async fn answer(call: &Call, request: NerRequest) -> Result<NerRespon
     Ok(NerResponse {
         id: call.account.id.clone(),
         object: "ner",
-        adapter: (&answer.adapter).into(),
+        adapter: AdapterIdentity::new(&answer.adapter, &answer.backbone),
         offset_unit: parameters.offset_unit.into(),
         usage: Usage { sequences: results.len(), tokens: results.iter().map(|r| r.tokens).sum() },
         results,

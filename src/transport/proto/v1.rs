@@ -42,6 +42,18 @@ pub struct AdapterIdentity {
     /// `sha256:` and 64 hexadecimal digits.
     #[prost(string, tag = "3")]
     pub digest: ::prost::alloc::string::String,
+    /// What it ran on.
+    #[prost(message, optional, tag = "4")]
+    pub backbone: ::core::option::Option<BackboneIdentity>,
+}
+/// Which backbone computed it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackboneIdentity {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// SHA-256 of weights, configuration and tokenizer.
+    #[prost(string, tag = "2")]
+    pub fingerprint: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Usage {
@@ -290,6 +302,8 @@ pub struct EmbedResponse {
     pub embeddings: ::prost::alloc::vec::Vec<Embedding>,
     #[prost(message, optional, tag = "4")]
     pub usage: ::core::option::Option<Usage>,
+    #[prost(message, optional, tag = "5")]
+    pub backbone: ::core::option::Option<BackboneIdentity>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Embedding {
@@ -1238,11 +1252,25 @@ pub struct GetReportResponse {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetBackboneRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ActivateBackboneRequest {
+pub struct LoadBackboneRequest {
+    /// A name or a folder.
     #[prost(string, tag = "1")]
     pub backbone: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActivateBackboneRequest {
+    /// A name or a folder; of a resident one also its fingerprint.
+    #[prost(string, tag = "1")]
+    pub backbone: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireBackboneRequest {
+    /// The name or the fingerprint of a resident one.
+    #[prost(string, tag = "1")]
+    pub backbone: ::prost::alloc::string::String,
+}
+/// The active backbone, and all that are resident.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Backbone {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -1260,6 +1288,44 @@ pub struct Backbone {
     pub hidden_size: u32,
     #[prost(uint32, tag = "8")]
     pub layers: u32,
+    /// Of its weights in memory.
+    #[prost(uint64, tag = "9")]
+    pub bytes: u64,
+    /// `name@version` of every version made for it.
+    #[prost(string, repeated, tag = "10")]
+    pub adapters: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The active one too, oldest first.
+    #[prost(message, repeated, tag = "11")]
+    pub resident: ::prost::alloc::vec::Vec<ResidentBackbone>,
+    /// Names that can be activated without a fetch.
+    #[prost(string, repeated, tag = "12")]
+    pub available: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// A backbone in memory.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResidentBackbone {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub fingerprint: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub is_active: bool,
+    #[prost(string, tag = "4")]
+    pub architecture: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub precision: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub kernel: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "7")]
+    pub max_length: u32,
+    #[prost(uint32, tag = "8")]
+    pub hidden_size: u32,
+    #[prost(uint32, tag = "9")]
+    pub layers: u32,
+    #[prost(uint64, tag = "10")]
+    pub bytes: u64,
+    #[prost(string, repeated, tag = "11")]
+    pub adapters: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Generated server implementations.
 pub mod admin_server {
@@ -1425,13 +1491,25 @@ pub mod admin_server {
             tonic::Response<super::GetReportResponse>,
             tonic::Status,
         >;
+        /// The active backbone, and all that are resident.
         async fn get_backbone(
             &self,
             request: tonic::Request<super::GetBackboneRequest>,
         ) -> std::result::Result<tonic::Response<super::Backbone>, tonic::Status>;
+        /// Makes a backbone resident without changing what is active.
+        async fn load_backbone(
+            &self,
+            request: tonic::Request<super::LoadBackboneRequest>,
+        ) -> std::result::Result<tonic::Response<super::Backbone>, tonic::Status>;
+        /// Switches without losing a request; a rollback is the same call with the old name.
         async fn activate_backbone(
             &self,
             request: tonic::Request<super::ActivateBackboneRequest>,
+        ) -> std::result::Result<tonic::Response<super::Backbone>, tonic::Status>;
+        /// Takes a resident backbone off the device; its adapters are listed as failed until it is loaded again.
+        async fn retire_backbone(
+            &self,
+            request: tonic::Request<super::RetireBackboneRequest>,
         ) -> std::result::Result<tonic::Response<super::Backbone>, tonic::Status>;
     }
     #[derive(Debug)]
@@ -2690,6 +2768,51 @@ pub mod admin_server {
                     };
                     Box::pin(fut)
                 }
+                "/trunkline.v1.Admin/LoadBackbone" => {
+                    #[allow(non_camel_case_types)]
+                    struct LoadBackboneSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::LoadBackboneRequest>
+                    for LoadBackboneSvc<T> {
+                        type Response = super::Backbone;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LoadBackboneRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::load_backbone(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LoadBackboneSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/trunkline.v1.Admin/ActivateBackbone" => {
                     #[allow(non_camel_case_types)]
                     struct ActivateBackboneSvc<T: Admin>(pub Arc<T>);
@@ -2720,6 +2843,51 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ActivateBackboneSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/trunkline.v1.Admin/RetireBackbone" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetireBackboneSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::RetireBackboneRequest>
+                    for RetireBackboneSvc<T> {
+                        type Response = super::Backbone;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RetireBackboneRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::retire_backbone(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetireBackboneSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

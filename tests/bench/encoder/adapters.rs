@@ -9,8 +9,8 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use trunkline::adapter::{AdapterBundle, AdapterCard, LoraConfig, TargetModules};
-use trunkline::domain::{AdapterIdentity, Digest, Family, HeadForm, ProblemType};
-use trunkline::engine::{Batch, BatchSequence, Engine, EngineConfig, ResidentAdapter, Work};
+use trunkline::domain::{AdapterIdentity, BackboneIdentity, Digest, Family, HeadForm, ProblemType};
+use trunkline::engine::{Batch, BatchSequence, Engine, EngineConfig, ResidentAdapter, ResidentBackbone, Work};
 use trunkline::model::{Encoder, Packed};
 
 use crate::measure::{Effort, alternate};
@@ -33,6 +33,7 @@ pub(crate) fn run(encoder: &Arc<Encoder>, texts: &Texts, effort: Effort) -> Vec<
 
 struct Bench {
     encoder: Arc<Encoder>,
+    base: Arc<ResidentBackbone>,
     engine: Engine,
     runtime: Runtime,
     threads: usize,
@@ -40,9 +41,11 @@ struct Bench {
 
 impl Bench {
     fn new(encoder: &Arc<Encoder>, threads: usize) -> Self {
-        let engine = Engine::start(encoder.clone(), &EngineConfig { threads }).expect("an engine");
+        let engine = Engine::start(&EngineConfig { threads }).expect("an engine");
         let runtime = Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
-        Self { encoder: encoder.clone(), engine, runtime, threads }
+        let identity = BackboneIdentity { name: "measured".to_owned(), fingerprint: digest() };
+        let base = ResidentBackbone::admit(identity, encoder.clone()).expect("a backbone");
+        Self { encoder: encoder.clone(), base, engine, runtime, threads }
     }
 
     fn run(&self, texts: &Texts, effort: Effort) -> [Value; 2] {
@@ -115,7 +118,7 @@ impl Bench {
         let bundle = fresh.with_tensors(&self.encoder, &tensors).expect("the same adapter");
         let name = "measured".parse().expect("a name");
         let identity = AdapterIdentity { name, version: 1, digest: digest(), family };
-        Arc::new(ResidentAdapter::new(identity, bundle, &self.encoder).expect("a resident adapter"))
+        Arc::new(ResidentAdapter::new(identity, bundle, &self.base).expect("a resident adapter"))
     }
 }
 

@@ -1019,6 +1019,7 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("trunkline.v1.Admin", "GetReport"));
             self.inner.unary(req, path, codec).await
         }
+        /// The active backbone, and all that are resident.
         pub async fn get_backbone(
             &mut self,
             request: impl tonic::IntoRequest<
@@ -1045,6 +1046,34 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("trunkline.v1.Admin", "GetBackbone"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes a backbone resident without changing what is active.
+        pub async fn load_backbone(
+            &mut self,
+            request: impl tonic::IntoRequest<
+                ::trunkline::transport::proto::LoadBackboneRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<::trunkline::transport::proto::Backbone>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/trunkline.v1.Admin/LoadBackbone",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("trunkline.v1.Admin", "LoadBackbone"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Switches without losing a request; a rollback is the same call with the old name.
         pub async fn activate_backbone(
             &mut self,
             request: impl tonic::IntoRequest<
@@ -1069,6 +1098,33 @@ pub mod admin_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("trunkline.v1.Admin", "ActivateBackbone"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes a resident backbone off the device; its adapters are listed as failed until it is loaded again.
+        pub async fn retire_backbone(
+            &mut self,
+            request: impl tonic::IntoRequest<
+                ::trunkline::transport::proto::RetireBackboneRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<::trunkline::transport::proto::Backbone>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/trunkline.v1.Admin/RetireBackbone",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("trunkline.v1.Admin", "RetireBackbone"));
             self.inner.unary(req, path, codec).await
         }
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use trunkline::domain::{EmbedParameters, ErrorKind, Family, Pooling, TextInput};
 use trunkline::engine::{Batch, BatchSequence, Engine, EngineConfig, Output, ResidentAdapter, Work};
 
-use super::world::{Kind, TEXTS, encoder, resident, tokenizer};
+use super::world::{Kind, TEXTS, resident, through, tokenizer};
 
 fn engine() -> Engine {
-    Engine::start(encoder(), &EngineConfig { threads: 1 }).unwrap()
+    Engine::start(&EngineConfig { threads: 1 }).unwrap()
 }
 
 fn sequence(text: &str, work: Work) -> BatchSequence {
@@ -30,8 +30,9 @@ fn adapters() -> Vec<Arc<ResidentAdapter>> {
 }
 
 fn works(adapters: &[Arc<ResidentAdapter>]) -> Vec<Work> {
-    let embed =
-        |adapter, pooling| Work::Embed(adapter, EmbedParameters { pooling, normalize: pooling == Pooling::Mean });
+    let embed = |adapter, pooling| {
+        Work::Embed(through(adapter), EmbedParameters { pooling, normalize: pooling == Pooling::Mean })
+    };
     let heads = adapters.iter().cloned().map(Work::Head);
     let embeds =
         [embed(None, Pooling::Mean), embed(None, Pooling::Cls), embed(Some(adapters[0].clone()), Pooling::Mean)];
@@ -83,7 +84,7 @@ async fn a_sequence_is_answered_the_same_alone_as_in_any_mix() {
 async fn adapters_change_the_answer_and_heads_have_their_shape() {
     let engine = engine();
     let one = |work| sequence(TEXTS[0], work);
-    let tokens = one(Work::Embed(None, EmbedParameters::default())).ids.len();
+    let tokens = one(Work::Embed(through(None), EmbedParameters::default())).ids.len();
     let (ner, classify) = (Kind::ner(1).resident("n"), Kind::classify(2).resident("c"));
     let logits = |output| match output {
         Output::Logits(matrix) => (matrix.rows(), matrix.columns()),
@@ -91,8 +92,8 @@ async fn adapters_change_the_answer_and_heads_have_their_shape() {
     };
     assert_eq!(logits(alone(&engine, &one(Work::Head(ner.clone()))).await), (tokens, 5));
     assert_eq!(logits(alone(&engine, &one(Work::Head(classify))).await), (1, 3));
-    let base = alone(&engine, &one(Work::Embed(None, EmbedParameters::default()))).await;
-    let adapted = alone(&engine, &one(Work::Embed(Some(ner), EmbedParameters::default()))).await;
+    let base = alone(&engine, &one(Work::Embed(through(None), EmbedParameters::default()))).await;
+    let adapted = alone(&engine, &one(Work::Embed(through(Some(ner)), EmbedParameters::default()))).await;
     let moved = numbers(&base).iter().zip(numbers(&adapted)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(moved > 1e-3, "the adapter moved nothing: {moved}");
     let norm: f32 = numbers(&base).iter().map(|x| x * x).sum();
@@ -105,7 +106,7 @@ async fn equal_texts_share_the_layers_that_no_adapter_of_theirs_changes() {
     let layers = |layer| Kind { layer, ..Kind::ner(1) };
     let from = |layer, name| Work::Head(layers(layer).resident(name));
     let (top, middle, bottom) = (from(Some(2), "top"), from(Some(1), "middle"), from(None, "bottom"));
-    let base = Work::Embed(None, EmbedParameters::default());
+    let base = Work::Embed(through(None), EmbedParameters::default());
     let tokens = sequence(TEXTS[0], base.clone()).ids.len();
     let check = async |works: &[&Work], texts: [&str; 2], expected: usize| {
         let sequences = works.iter().zip(texts.iter().cycle()).map(|(&work, text)| sequence(text, work.clone()));

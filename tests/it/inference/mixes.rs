@@ -8,11 +8,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use trunkline::domain::{AdapterIdentity, EmbedParameters, Family, Matrix, Pooling};
-use trunkline::engine::{Batch, BatchSequence, Engine, EngineConfig, Output, ResidentAdapter, Work};
+use trunkline::engine::{
+    Batch, BatchSequence, Engine, EngineConfig, Output, ResidentAdapter, ResidentBackbone, Through, Work,
+};
 use trunkline::model::Encoder;
 use trunkline::model::kernels::packed::Kernel;
 
-use super::world::{Kind, fingerprint, folder};
+use super::world::{Kind, base_of, fingerprint, folder};
 use crate::support::{default_backbone, env};
 
 /// Mixes in CI, of the tiny encoder and of the default backbone.
@@ -37,15 +39,19 @@ struct Bench {
 
 impl Bench {
     fn new(encoder: Encoder, spread: f32) -> Self {
-        let encoder = Arc::new(encoder);
+        let base = base_of(Arc::new(encoder));
+        let encoder = base.encoder();
         let mut rng = ChaCha8Rng::seed_from_u64(17);
-        let adapters: Vec<_> = (0..ADAPTERS).map(|seed| adapter(&encoder, seed, spread, &mut rng)).collect();
+        let adapters: Vec<_> = (0..ADAPTERS).map(|seed| adapter(&base, seed, spread, &mut rng)).collect();
         let heads = adapters.iter().cloned().map(Work::Head);
-        let embed = |adapter, pooling| Work::Embed(adapter, EmbedParameters { pooling, normalize: true });
+        let embed = |adapter: Option<Arc<ResidentAdapter>>, pooling| {
+            let through = adapter.map_or_else(|| Through::Base(base.clone()), Through::Adapter);
+            Work::Embed(through, EmbedParameters { pooling, normalize: true })
+        };
         let embeds =
             [embed(None, Pooling::Mean), embed(None, Pooling::Cls), embed(adapters.first().cloned(), Pooling::Mean)];
         Self {
-            engine: Engine::start(encoder.clone(), &EngineConfig { threads: 2 }).unwrap(),
+            engine: Engine::start(&EngineConfig { threads: 2 }).unwrap(),
             works: heads.chain(embeds).collect(),
             rng,
             vocabulary: encoder.config().vocab_size as u32,
@@ -92,15 +98,15 @@ impl Bench {
     }
 }
 
-fn adapter(encoder: &Encoder, seed: u64, spread: f32, rng: &mut ChaCha8Rng) -> Arc<ResidentAdapter> {
+fn adapter(base: &Arc<ResidentBackbone>, seed: u64, spread: f32, rng: &mut ChaCha8Rng) -> Arc<ResidentAdapter> {
     let family = *[Family::Ner, Family::Classify].choose(rng).unwrap();
-    let layer = rng.random_bool(0.7).then(|| rng.random_range(0..encoder.config().layers));
+    let layer = rng.random_bool(0.7).then(|| rng.random_range(0..base.encoder().config().layers));
     let kind =
         Kind { family, layer, rank: rng.random_range(1..=64), labels: rng.random_range(2..=60), ..Kind::ner(seed) };
-    let bundle = kind.bundle_for(encoder, |rng| rng.random_range(-spread..spread));
+    let bundle = kind.bundle_for(base.encoder(), |rng| rng.random_range(-spread..spread));
     let name = format!("a{seed}").parse().unwrap();
     let identity = AdapterIdentity { name, version: 1, digest: fingerprint(), family };
-    Arc::new(ResidentAdapter::new(identity, bundle, encoder).unwrap())
+    Arc::new(ResidentAdapter::new(identity, bundle, base).unwrap())
 }
 
 /// Of the scores that callers see; the best label must be the same.

@@ -11,11 +11,14 @@ use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
 use trunkline::adapter::{AdapterBundle, AdapterCard, AdapterFiles, AdapterStore, LoraConfig, TargetModules};
-use trunkline::domain::{AdapterIdentity, Digest, Family, HeadForm, LabelSet, ProblemType, TextInput};
-use trunkline::engine::{Engine, EngineConfig, ResidentAdapter};
+use trunkline::domain::{
+    AdapterIdentity, BackboneIdentity, Digest, Family, HeadForm, LabelSet, ProblemType, TextInput,
+};
+use trunkline::engine::{Engine, EngineConfig, ResidentAdapter, ResidentBackbone, Through};
 use trunkline::model::Encoder;
 use trunkline::serving::{
-    Answer, Inference, InferenceConfig, InferenceRequest, Predictions, Registry, RegistryConfig, Task,
+    Answer, Backbone, Backbones, Inference, InferenceConfig, InferenceRequest, Predictions, Registry, RegistryConfig,
+    Task,
 };
 use trunkline::telemetry::Metrics;
 use trunkline::text::Tokenizer;
@@ -45,6 +48,26 @@ pub(crate) fn tokenizer() -> Arc<Tokenizer> {
 
 pub(crate) fn fingerprint() -> Digest {
     Digest::from_sha256(&[7; 32])
+}
+
+/// The tiny encoder as what adapters are made resident on.
+pub(crate) fn base() -> Arc<ResidentBackbone> {
+    static BASE: OnceLock<Arc<ResidentBackbone>> = OnceLock::new();
+    BASE.get_or_init(|| base_of(encoder())).clone()
+}
+
+pub(crate) fn base_of(encoder: Arc<Encoder>) -> Arc<ResidentBackbone> {
+    let identity = BackboneIdentity { name: "tiny".to_owned(), fingerprint: fingerprint() };
+    ResidentBackbone::admit(identity, encoder).unwrap()
+}
+
+pub(crate) fn backbone() -> Backbone {
+    Backbone { resident: base(), tokenizer: tokenizer(), folder: folder().to_owned() }
+}
+
+/// None: through no adapter.
+pub(crate) fn through(adapter: Option<Arc<ResidentAdapter>>) -> Through {
+    adapter.map_or_else(|| Through::Base(base()), Through::Adapter)
 }
 
 /// An adapter to make: every weight drawn from `seed`, nothing zero.
@@ -146,7 +169,7 @@ pub(crate) fn resident(name: &str, bundle: AdapterBundle) -> Arc<ResidentAdapter
     assert_eq!(LabelSet::new(bundle.card.labels.clone()).unwrap(), bundle.labels);
     let identity =
         AdapterIdentity { name: name.parse().unwrap(), version: 1, digest: fingerprint(), family: bundle.family() };
-    Arc::new(ResidentAdapter::new(identity, bundle, &encoder()).unwrap())
+    Arc::new(ResidentAdapter::new(identity, bundle, &base()).unwrap())
 }
 
 /// What differs between the tests' services.
@@ -190,18 +213,19 @@ impl World {
     }
 
     async fn open(folder: TempDir, settings: Settings) -> Self {
-        let engine = Engine::start(encoder(), &EngineConfig { threads: settings.threads }).unwrap();
+        let engine = Engine::start(&EngineConfig { threads: settings.threads }).unwrap();
         let metrics = Arc::new(Metrics::new(16));
         let store = AdapterStore::open(folder.path()).unwrap();
-        let config = RegistryConfig { adapter_memory: settings.adapter_memory, fingerprint: fingerprint() };
-        let registry = Registry::open(store, engine.clone(), metrics.clone(), config).await.unwrap();
+        let backbones = Backbones::start(backbone(), None, None, metrics.clone());
+        let config = RegistryConfig { adapter_memory: settings.adapter_memory };
+        let registry = Registry::open(store, backbones, metrics.clone(), config).await.unwrap();
         let config = InferenceConfig {
             batch_tokens_max: settings.batch_tokens_max,
             queue_tokens_max: settings.queue_tokens_max,
             request_timeout: Duration::from_secs(30),
             tokenizer_threads: 2,
         };
-        let inference = Inference::start(registry, engine.clone(), tokenizer(), metrics.clone(), config);
+        let inference = Inference::start(registry, engine.clone(), metrics.clone(), config);
         Self { folder, engine, metrics, inference }
     }
 

@@ -17,9 +17,9 @@ use tonic::transport::Channel;
 use trunkline::domain::{Alias, AliasTarget, Result};
 use trunkline::serving::jobs::{Jobs, JobsConfig};
 use trunkline::serving::{DatasetService, Health};
-use trunkline::transport::{BackboneView, Server, Services, TransportConfig};
+use trunkline::transport::{Server, Services, TransportConfig};
 
-use crate::inference::world::{Kind, Settings, World, fingerprint, tokenizer};
+use crate::inference::world::{Kind, Settings, World};
 
 /// `places` (NER) and `topics` (classification) behind both protocols; also what `default-ner` and `default-classify` mean.
 pub(crate) struct TestServer {
@@ -170,23 +170,11 @@ fn config() -> TransportConfig {
 
 async fn services(world: &World, state: &TempDir, health: Arc<Health>) -> Result<Services> {
     let datasets = Arc::new(DatasetService::open(state.path().join("datasets"))?);
-    let config =
-        JobsConfig { state_dir: state.path().to_owned(), threads: 1, queue_max: 4, fingerprint: fingerprint() };
+    let config = JobsConfig { state_dir: state.path().to_owned(), threads: 1, queue_max: 4 };
     let registry = world.registry().clone();
     let metrics = world.metrics.clone();
-    let jobs =
-        Jobs::start(world.engine.clone(), tokenizer(), registry, datasets.clone(), metrics.clone(), config).await?;
-    let backbone = BackboneView {
-        name: "tiny".to_owned(),
-        fingerprint: fingerprint(),
-        architecture: "bert".to_owned(),
-        precision: "f32".to_owned(),
-        kernel: "portable".to_owned(),
-        max_length: 32,
-        hidden_size: 32,
-        layers: 3,
-    };
-    Ok(Services { inference: world.inference.clone(), datasets, jobs, health, metrics, backbone })
+    let jobs = Jobs::start(registry, datasets.clone(), metrics.clone(), config).await?;
+    Ok(Services { inference: world.inference.clone(), datasets, jobs, health, metrics })
 }
 
 async fn ask(

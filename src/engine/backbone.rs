@@ -1,0 +1,55 @@
+//! A backbone on the device: the encoder that adapters made for it run on. Dropping the last handle gives its memory back.
+
+use std::sync::Arc;
+
+use crate::adapter::AdapterBundle;
+use crate::domain::{AdapterIdentity, BackboneIdentity, EmbedParameters, Error, HeadForm, Result};
+use crate::engine::worker::answer;
+use crate::engine::{BatchSequence, ResidentAdapter, Through, Work};
+use crate::model::Encoder;
+
+/// A text no tokenizer is needed for: every vocabulary has a token 0.
+const TRIAL_IDS: [u32; 4] = [0; 4];
+
+pub struct ResidentBackbone {
+    pub identity: Arc<BackboneIdentity>,
+    encoder: Arc<Encoder>,
+}
+
+impl ResidentBackbone {
+    /// It has run once, with finite numbers, when this returns. Blocks; the pass runs on the caller's thread, so that no
+    /// request waits for it.
+    pub fn admit(identity: BackboneIdentity, encoder: Arc<Encoder>) -> Result<Arc<Self>> {
+        let backbone = Arc::new(Self { identity: Arc::new(identity), encoder });
+        backbone.try_out(Work::Embed(Through::Base(backbone.clone()), EmbedParameters::default()))?;
+        Ok(backbone)
+    }
+
+    /// For training and for reading adapters made for it.
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        &self.encoder
+    }
+
+    /// Makes an adapter resident, in the form this backbone computes with; it has run once, like [`ResidentBackbone::admit`].
+    pub fn admit_adapter(
+        self: &Arc<Self>,
+        identity: AdapterIdentity,
+        bundle: AdapterBundle,
+    ) -> Result<Arc<ResidentAdapter>> {
+        let adapter = Arc::new(ResidentAdapter::new(identity, bundle, self)?);
+        self.try_out(match adapter.head.form() {
+            HeadForm::Labels => Work::Head(adapter.clone()),
+            HeadForm::Concepts | HeadForm::Similarity => {
+                Work::Embed(Through::Adapter(adapter.clone()), EmbedParameters::default())
+            }
+        })?;
+        Ok(adapter)
+    }
+
+    fn try_out(&self, work: Work) -> Result<()> {
+        let (ids, type_ids) = (TRIAL_IDS.into(), [0; TRIAL_IDS.len()].into());
+        let answers = answer(&[BatchSequence { ids, type_ids, work }]);
+        let output = answers.outputs.into_iter().next();
+        output.unwrap_or_else(|| Err(Error::internal("a pass without an answer"))).map(drop)
+    }
+}

@@ -1,0 +1,257 @@
+//! Backbones on the device: the active one, and those that stay for the adapters made for them. Leaves names and files to
+//! who implements [`BackboneSource`], the adapters to the registry.
+//!
+//! Readers take a snapshot. Who changes the set holds [`Backbones::changing`], writes the journal, then swaps the snapshot;
+//! a request keeps the backbone it was admitted with, whatever the set is by then.
+
+mod journal;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Mutex, MutexGuard};
+use tracing::info;
+
+use crate::domain::{BackboneIdentity, Digest, Error, ErrorKind, Result};
+use crate::engine::ResidentBackbone;
+use crate::telemetry::Metrics;
+use crate::text::Tokenizer;
+
+pub use journal::BackboneJournal;
+
+/// Backbones on the device at once: each takes as much memory as the first, and an operator swaps two.
+const RESIDENT_MAX: usize = 8;
+
+/// A backbone that can compute, and what turns texts into its tokens.
+pub struct Backbone {
+    pub resident: Arc<ResidentBackbone>,
+    pub tokenizer: Arc<Tokenizer>,
+    /// Its files, in Hugging Face layout.
+    pub folder: PathBuf,
+}
+
+impl Backbone {
+    pub fn identity(&self) -> &Arc<BackboneIdentity> {
+        &self.resident.identity
+    }
+
+    pub fn fingerprint(&self) -> &Digest {
+        &self.resident.identity.fingerprint
+    }
+
+    /// Tokens of one sequence, special ones included.
+    pub fn max_length(&self) -> usize {
+        self.resident.encoder().config().max_length
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        self.identity().name == name || self.fingerprint().as_str() == name
+    }
+}
+
+/// What a name leads to, before it is loaded.
+#[derive(Clone, Debug)]
+pub struct FoundBackbone {
+    pub identity: BackboneIdentity,
+    pub folder: PathBuf,
+}
+
+/// Where backbones come from. All methods block.
+pub trait BackboneSource: Send + Sync {
+    /// By the files as they are now; fetches nothing. `not_found` says where it was looked for.
+    fn find(&self, name: &str) -> Result<FoundBackbone>;
+    /// Ready to compute: it has run once.
+    fn load(&self, found: &FoundBackbone) -> Result<Backbone>;
+    /// What could be activated by name.
+    fn names(&self) -> Vec<String>;
+}
+
+/// A snapshot.
+#[derive(Clone)]
+struct Set {
+    active: Arc<Backbone>,
+    /// The active one too, oldest first.
+    resident: Vec<Arc<Backbone>>,
+}
+
+pub struct Backbones {
+    set: ArcSwap<Set>,
+    /// None: what the process started with is all there is.
+    source: Option<Arc<dyn BackboneSource>>,
+    journal: Option<BackboneJournal>,
+    changes: Mutex<()>,
+    metrics: Arc<Metrics>,
+}
+
+impl Backbones {
+    /// With one that is active. `journal` keeps the set for the next start.
+    pub fn start(
+        active: Backbone,
+        source: Option<Arc<dyn BackboneSource>>,
+        journal: Option<BackboneJournal>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let active = Arc::new(active);
+        let set = Set { resident: vec![active.clone()], active };
+        show(&metrics, &[], &set);
+        Arc::new(Self { set: ArcSwap::from_pointee(set), source, journal, changes: Mutex::default(), metrics })
+    }
+
+    /// Computes what names no adapter, and is trained on.
+    pub fn active(&self) -> Arc<Backbone> {
+        self.set.load().active.clone()
+    }
+
+    /// The one an adapter was made for. `conflict` if it is not resident.
+    pub fn of(&self, fingerprint: &Digest) -> Result<Arc<Backbone>> {
+        let set = self.set.load();
+        let found = set.resident.iter().find(|backbone| backbone.fingerprint() == fingerprint);
+        found.cloned().ok_or_else(|| {
+            Error::conflict(format!(
+                "the adapter was made for backbone {fingerprint}, which is not resident; resident is {}: load or activate the backbone it was made for",
+                listed(&set.resident)
+            ))
+        })
+    }
+
+    /// Oldest first.
+    pub fn resident(&self) -> Vec<Arc<Backbone>> {
+        self.set.load().resident.clone()
+    }
+
+    /// What could be activated by name, resident or not.
+    pub async fn names(&self) -> Result<Vec<String>> {
+        let Some(source) = self.source.clone() else { return Ok(Vec::new()) };
+        blocking(move || Ok(source.names())).await
+    }
+
+    /// Names and fingerprints of those that were resident when the set last changed, before this start.
+    pub(super) fn remembered(&self) -> Vec<BackboneIdentity> {
+        self.journal.as_ref().map(BackboneJournal::before).unwrap_or_default()
+    }
+
+    /// Held over a change of the set, from the look at it to the swap.
+    pub(super) async fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().await
+    }
+
+    /// Makes a backbone resident by name, or finds it resident by name or fingerprint. Under [`Backbones::changing`].
+    pub(super) async fn bring(&self, asked: &str) -> Result<Arc<Backbone>> {
+        let found = match self.find(asked).await {
+            Ok(found) => found,
+            // Its folder may be gone, or the name may be a fingerprint.
+            Err(error) => return self.called(asked).map_err(|_| error),
+        };
+        if let Ok(resident) = self.of(&found.identity.fingerprint) {
+            return Ok(resident);
+        }
+        let count = self.set.load().resident.len();
+        if count >= RESIDENT_MAX {
+            return Err(Error::conflict(format!(
+                "{count} backbones are resident, as many as may be; retire one first"
+            )));
+        }
+        let Some(source) = self.source.clone() else { return Err(no_source(asked)) };
+        let backbone = Arc::new(blocking(move || source.load(&found)).await?);
+        self.swap(|set| set.resident.push(backbone.clone())).await?;
+        info!(backbone = backbone.identity().name, fingerprint = %backbone.fingerprint(), "backbone loaded");
+        Ok(backbone)
+    }
+
+    async fn find(&self, asked: &str) -> Result<FoundBackbone> {
+        let (source, name) = (self.source.clone().ok_or_else(|| no_source(asked))?, asked.to_owned());
+        blocking(move || source.find(&name)).await
+    }
+
+    /// A resident one by name or fingerprint.
+    pub(super) fn called(&self, asked: &str) -> Result<Arc<Backbone>> {
+        let resident = self.resident();
+        let called: Vec<&Arc<Backbone>> = resident.iter().filter(|backbone| backbone.is_called(asked)).collect();
+        match called[..] {
+            [one] => Ok(one.clone()),
+            [] => Err(Error::not_found(format!("no resident backbone {asked:?}; resident is {}", listed(&resident)))),
+            _ => Err(Error::conflict(format!(
+                "several resident backbones are called {asked:?}; the fingerprint of one is wanted"
+            ))),
+        }
+    }
+
+    /// What is admitted from now on without an adapter runs on `backbone`, which is resident. Under [`Backbones::changing`].
+    pub(super) async fn activate(&self, backbone: &Arc<Backbone>) -> Result<()> {
+        self.swap(|set| set.active = backbone.clone()).await?;
+        info!(backbone = backbone.identity().name, fingerprint = %backbone.fingerprint(), "backbone activated");
+        Ok(())
+    }
+
+    /// Takes a backbone off the device; requests that hold it still finish. Under [`Backbones::changing`].
+    pub(super) async fn remove(&self, backbone: &Arc<Backbone>) -> Result<()> {
+        if Arc::ptr_eq(&self.active(), backbone) {
+            return Err(Error::conflict(format!(
+                "backbone {} is the active one; activate another before it is retired",
+                backbone.identity().name
+            )));
+        }
+        self.swap(|set| set.resident.retain(|one| !Arc::ptr_eq(one, backbone))).await?;
+        info!(backbone = backbone.identity().name, fingerprint = %backbone.fingerprint(), "backbone retired");
+        Ok(())
+    }
+
+    /// Writes the set as it is to the journal: what was resident before this start and is not wanted any more is forgotten.
+    pub(super) async fn settle(&self) -> Result<()> {
+        self.swap(|_same| ()).await
+    }
+
+    /// Durable first, then seen.
+    async fn swap(&self, change: impl FnOnce(&mut Set)) -> Result<()> {
+        let before = self.set.load_full();
+        let mut next = Set::clone(&before);
+        change(&mut next);
+        if let Some(journal) = self.journal.clone() {
+            let active = BackboneIdentity::clone(next.active.identity());
+            let resident = next.resident.iter().map(|one| BackboneIdentity::clone(one.identity())).collect();
+            blocking(move || journal.write(&active, resident)).await?;
+        }
+        show(&self.metrics, &before.resident, &next);
+        self.set.store(Arc::new(next));
+        Ok(())
+    }
+}
+
+/// The series of resident backbones, and of no other.
+fn show(metrics: &Metrics, before: &[Arc<Backbone>], now: &Set) {
+    for backbone in &now.resident {
+        let labels = labels(backbone);
+        let own = [labels[0], labels[1]];
+        metrics.backbone_info.with_label_values(&labels).set(1);
+        metrics.backbone_active.with_label_values(&own).set(i64::from(Arc::ptr_eq(backbone, &now.active)));
+        metrics.backbone_bytes.with_label_values(&own).set(backbone.resident.encoder().memory_bytes() as i64);
+    }
+    let is_gone = |one: &&Arc<Backbone>| now.resident.iter().all(|other| other.fingerprint() != one.fingerprint());
+    for gone in before.iter().filter(is_gone).map(labels) {
+        drop(metrics.backbone_info.remove_label_values(&gone));
+        drop(metrics.backbone_active.remove_label_values(&gone[..2]));
+        drop(metrics.backbone_bytes.remove_label_values(&gone[..2]));
+    }
+}
+
+/// Name, fingerprint, precision and kernel.
+fn labels(backbone: &Arc<Backbone>) -> [&str; 4] {
+    let (identity, encoder) = (backbone.identity(), backbone.resident.encoder());
+    [&identity.name, identity.fingerprint.as_str(), encoder.precision(), encoder.kernel_name()]
+}
+
+fn listed(backbones: &[Arc<Backbone>]) -> String {
+    let one = |backbone: &Arc<Backbone>| format!("{} ({})", backbone.identity().name, backbone.fingerprint());
+    backbones.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn no_source(asked: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("backbone {asked:?} is not resident, and no other can be loaded here"))
+}
+
+/// File and tensor work, off the async threads.
+async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R> + Send + 'static) -> Result<R> {
+    let unfinished = |source| Error::internal("a change of the backbones ended unexpectedly").with_source(source);
+    tokio::task::spawn_blocking(work).await.map_err(unfinished)?
+}
