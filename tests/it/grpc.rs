@@ -233,6 +233,13 @@ async fn the_admin_service_mirrors_the_admin_routes() {
     let split = client.put_dataset(request).await.unwrap().into_inner();
     assert_eq!(split.report.unwrap().rows, 20);
     assert_eq!(client.get_backbone(proto::GetBackboneRequest {}).await.unwrap().into_inner().name, "tiny");
+    let moved = || "moved".to_owned();
+    let loaded = client.load_backbone(proto::LoadBackboneRequest { backbone: moved() }).await.unwrap().into_inner();
+    assert_eq!((loaded.name.as_str(), loaded.resident.len()), ("tiny", 2));
+    let active = client.activate_backbone(proto::ActivateBackboneRequest { backbone: moved() }).await.unwrap();
+    assert_eq!(active.into_inner().name, "moved");
+    let status = client.retire_backbone(proto::RetireBackboneRequest { backbone: moved() }).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "conflict"));
     let status = client.get_job(proto::JobRequest { id: "job_x".to_owned() }).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "not_found"));
 }

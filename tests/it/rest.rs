@@ -455,12 +455,32 @@ fn data_of(stream: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn the_resident_backbone_is_shown_and_another_one_needs_a_restart() {
+async fn backbones_are_shown_loaded_switched_and_retired_and_answers_name_theirs() {
     let server = TestServer::start().await;
-    assert_eq!(server.get("/v1/admin/backbone").await.success()["layers"], 3);
-    server.post("/v1/admin/backbone/activate", json!({"backbone": "tiny"})).await.success();
-    let other = server.post("/v1/admin/backbone/activate", json!({"backbone": "large"})).await;
-    other.assert_problem(409, "conflict", "restart with --backbone large");
+    let change = async |what: &str, backbone: &str| {
+        server.post(&format!("/v1/admin/backbone/{what}"), json!({"backbone": backbone})).await
+    };
+    let shown = server.get("/v1/admin/backbone").await.success();
+    assert_eq!((&shown["name"], &shown["layers"], &shown["is_active"]), (&json!("tiny"), &json!(3), &json!(true)));
+    assert_eq!((&shown["adapters"], &shown["available"][1]), (&json!(["places@1", "topics@1"]), &json!("moved")));
+    assert!(shown["bytes"].as_u64().unwrap() > 0);
+    assert_eq!(change("activate", "tiny").await.success()["resident"].as_array().unwrap().len(), 1);
+    change("activate", "nowhere").await.assert_problem(404, "not_found", "nowhere");
+    change("retire", "tiny").await.assert_problem(409, "conflict", "activate another before");
+    assert_eq!(change("load", "moved").await.success()["name"], "tiny");
+    let switched = change("activate", "moved").await.success();
+    assert_eq!((&switched["name"], &switched["resident"][0]["name"]), (&json!("moved"), &json!("tiny")));
+    let found = server.post("/v1/ner", json!({"inputs": TEXT, "adapter": "places"})).await.success();
+    assert_eq!(found["adapter"]["backbone"], json!({"name": "tiny", "fingerprint": shown["fingerprint"]}));
+    let embedded = server.post("/v1/embed", json!({"inputs": TEXT})).await.success();
+    assert_eq!(embedded["backbone"], json!({"name": "moved", "fingerprint": switched["fingerprint"]}));
+    let analyzed = server.post("/v1/analyze", json!({"inputs": TEXT, "adapters": ["topics"]})).await.success();
+    assert_eq!(analyzed["adapters"]["topics"]["backbone"]["name"], "tiny");
+    change("retire", "tiny").await.success();
+    let gone = server.post("/v1/ner", json!({"inputs": TEXT, "adapter": "places"})).await;
+    gone.assert_problem(409, "conflict", shown["fingerprint"].as_str().unwrap());
+    change("activate", "tiny").await.success();
+    server.post("/v1/ner", json!({"inputs": TEXT, "adapter": "places"})).await.success();
 }
 
 #[tokio::test]

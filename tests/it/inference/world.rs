@@ -17,11 +17,13 @@ use trunkline::domain::{
 use trunkline::engine::{Engine, EngineConfig, ResidentAdapter, ResidentBackbone, Through};
 use trunkline::model::Encoder;
 use trunkline::serving::{
-    Answer, Backbone, Backbones, Inference, InferenceConfig, InferenceRequest, Predictions, Registry, RegistryConfig,
-    Task,
+    Answer, BackboneJournal, Backbones, Inference, InferenceConfig, InferenceRequest, Predictions, Registry,
+    RegistryConfig, Task,
 };
 use trunkline::telemetry::Metrics;
 use trunkline::text::Tokenizer;
+
+use super::shelf::{self, Shelf};
 
 pub(crate) const TEXTS: [&str; 6] = [
     "Meet Anna in Krakow",
@@ -59,10 +61,6 @@ pub(crate) fn base() -> Arc<ResidentBackbone> {
 pub(crate) fn base_of(encoder: Arc<Encoder>) -> Arc<ResidentBackbone> {
     let identity = BackboneIdentity { name: "tiny".to_owned(), fingerprint: fingerprint() };
     ResidentBackbone::admit(identity, encoder).unwrap()
-}
-
-pub(crate) fn backbone() -> Backbone {
-    Backbone { resident: base(), tokenizer: tokenizer(), folder: folder().to_owned() }
 }
 
 /// None: through no adapter.
@@ -142,6 +140,15 @@ impl Kind {
         self.bundle().to_files(&encoder()).unwrap()
     }
 
+    /// Made for a backbone of the shelf.
+    pub(crate) fn files_for(self, backbone: &str) -> AdapterFiles {
+        let backbone = shelf::open(backbone);
+        let encoder = backbone.resident.encoder();
+        let mut bundle = self.bundle_for(encoder, |rng| rng.random_range(-0.4..0.4));
+        bundle.card.backbone_fingerprint = backbone.fingerprint().clone();
+        bundle.to_files(encoder).unwrap()
+    }
+
     pub(crate) fn resident(self, name: &str) -> Arc<ResidentAdapter> {
         resident(name, self.bundle())
     }
@@ -216,7 +223,9 @@ impl World {
         let engine = Engine::start(&EngineConfig { threads: settings.threads }).unwrap();
         let metrics = Arc::new(Metrics::new(16));
         let store = AdapterStore::open(folder.path()).unwrap();
-        let backbones = Backbones::start(backbone(), None, None, metrics.clone());
+        let journal = BackboneJournal::open(folder.path().join("state/backbones.json")).unwrap();
+        let active = shelf::open(journal.active().unwrap_or("tiny"));
+        let backbones = Backbones::start(active, Some(Arc::new(Shelf)), Some(journal), metrics.clone());
         let config = RegistryConfig { adapter_memory: settings.adapter_memory };
         let registry = Registry::open(store, backbones, metrics.clone(), config).await.unwrap();
         let config = InferenceConfig {

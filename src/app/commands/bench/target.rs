@@ -160,10 +160,15 @@ fn refusal(what: &str, status: StatusCode, body: &[u8]) -> Error {
 
 fn about(metrics: &[u8]) -> About {
     let metrics = String::from_utf8_lossy(metrics);
-    let series = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+    let series = |name: &str| series_where(&metrics, name, None);
+    let active = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("trunkline_backbone_active{")?.strip_suffix("} 1"))
+        .find_map(|labels| label(labels, "fingerprint"));
     About {
         version: series("trunkline_build_info").and_then(|labels| label(labels, "version")),
-        backbone: series("trunkline_backbone_info").and_then(|labels| {
+        // Of several the active one; a server that has one at most does not say which.
+        backbone: series_where(&metrics, "trunkline_backbone_info", active.as_deref()).and_then(|labels| {
             Some(Backbone {
                 name: label(labels, "name")?,
                 fingerprint: label(labels, "fingerprint")?,
@@ -172,6 +177,12 @@ fn about(metrics: &[u8]) -> About {
             })
         }),
     }
+}
+
+/// The labels of the first series of a metric, with this fingerprint where one is wanted.
+fn series_where<'a>(metrics: &'a str, name: &str, fingerprint: Option<&str>) -> Option<&'a str> {
+    let mut labels = metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+    labels.find(|labels| fingerprint.is_none_or(|wanted| label(labels, "fingerprint").as_deref() == Some(wanted)))
 }
 
 /// A label's value. `labels` is a series after its `{`; a value with an escape in it is cut there, which these have not.
@@ -212,7 +223,10 @@ mod tests {
 
     #[test]
     fn the_server_tells_its_version_and_backbone() {
-        let metrics = b"# HELP trunkline_backbone_info The resident backbone\n\
+        let metrics = b"# HELP trunkline_backbone_info A resident backbone\n\
+            trunkline_backbone_active{fingerprint=\"sha256:aa\",name=\"old\"} 0\n\
+            trunkline_backbone_active{fingerprint=\"sha256:ab\",name=\"all-MiniLM-L6-v2\"} 1\n\
+            trunkline_backbone_info{fingerprint=\"sha256:aa\",kernel=\"avx512\",name=\"old\",precision=\"f32\"} 1\n\
             trunkline_backbone_info{fingerprint=\"sha256:ab\",kernel=\"avx512\",name=\"all-MiniLM-L6-v2\",precision=\"f32\"} 1\n\
             trunkline_build_info{version=\"0.1.0\"} 1\n";
         let backbone = Backbone {
