@@ -15,17 +15,16 @@ import json
 import pathlib
 import random
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-from server import ROOT, Server, default_binary
+from copies import copy
+from server import Server, default_binary
 
-SOURCE = ROOT / "adapters" / "emotion" / "versions" / "1"
-FILES = ("adapter_config.json", "adapter_model.safetensors", "trunkline.json")
+SOURCE = "emotion"
 TEXT = "my card still hasn't arrived and nobody answers the phone, what should I do?"
 ZIPF = "1.0"
 # What the product promises.
@@ -37,41 +36,11 @@ GROWTH_MAX = 0.05
 HOT_P99_MAX = 1.5
 
 
-def turned(raw, by):
-    """The tensors of a safetensors file, each turned by some numbers: another adapter, as finite as the first."""
-    (header_bytes,) = struct.unpack("<Q", raw[:8])
-    header, start, body = json.loads(raw[8:8 + header_bytes]), 8 + header_bytes, bytearray(raw)
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = (start + offset for offset in entry["data_offsets"])
-            cut = begin + 4 * (by % ((end - begin) // 4))
-            body[begin:end] = raw[cut:end] + raw[begin:cut]
-    return bytes(body)
-
-
-def digest(files):
-    """Of a version: see adapters/README.md."""
-    sha = hashlib.sha256()
-    for name in FILES:
-        sha.update(name.encode() + b"\0" + struct.pack("<Q", len(files[name])) + files[name])
-    return "sha256:" + sha.hexdigest()
-
-
 def make(store, count):
     """A store of adapters; their names, in no order of the alphabet."""
-    source = {name: (SOURCE / name).read_bytes() for name in FILES}
-    card = json.loads(source["trunkline.json"])
-    names = []
-    for at in range(count):
-        own = {**card, "labels": [f"{label}-{at}" for label in card["labels"]]}
-        files = {**source, "adapter_model.safetensors": turned(source["adapter_model.safetensors"], at), "trunkline.json": json.dumps(own).encode()}
-        names.append(f"many-{hashlib.sha256(str(at).encode()).hexdigest()[:8]}")
-        folder = store / names[-1] / "versions" / "1"
-        folder.mkdir(parents=True)
-        for name, contents in files.items():
-            (folder / name).write_bytes(contents)
-        (folder / "version.json").write_text(json.dumps({"version": 1, "digest": digest(files), "created_at": 1}))
-        (folder.parent.parent / "current").write_text("1\n")
+    names = [f"many-{hashlib.sha256(str(at).encode()).hexdigest()[:8]}" for at in range(count)]
+    for at, name in enumerate(names):
+        copy(store, name, SOURCE, at)
     return names
 
 
