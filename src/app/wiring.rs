@@ -148,7 +148,7 @@ impl StoreArgs {
 /// A model with its registry and request path, for commands that answer without a server.
 pub(super) async fn local_inference(model: &Model, store: &StoreArgs) -> Result<Inference> {
     let metrics = Arc::new(Metrics::new(ADAPTER_SERIES_MAX));
-    let engine = Engine::start(&EngineConfig { threads: model.threads })?;
+    let engine = Engine::start(&EngineConfig { threads: model.threads, prefix_cache_bytes: 0 })?;
     let backbones = Backbones::start(model.backbone()?, None, None, metrics.clone());
     let registry = store.registry(backbones, metrics.clone()).await?;
     let config = InferenceConfig {

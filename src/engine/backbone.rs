@@ -48,7 +48,7 @@ impl ResidentBackbone {
 
     fn try_out(&self, work: Work) -> Result<()> {
         let (ids, type_ids) = (TRIAL_IDS.into(), [0; TRIAL_IDS.len()].into());
-        let answers = answer(&[BatchSequence { ids, type_ids, work }]);
+        let answers = answer(&[BatchSequence { ids, type_ids, work }], None);
         let output = answers.outputs.into_iter().next();
         output.unwrap_or_else(|| Err(Error::internal("a pass without an answer"))).map(drop)
     }

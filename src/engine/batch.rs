@@ -48,6 +48,11 @@ impl Work {
         }
     }
 
+    /// Below it the sequence runs through the base alone; `layers`, all of the encoder's, if no adapter changes one.
+    pub(super) fn first_own_layer(&self, layers: usize) -> usize {
+        self.adapter().and_then(|adapter| adapter.lora.lowest_layer()).map_or(layers, |layer| layer.min(layers))
+    }
+
     /// For messages: `adapter people@3` (one that is not published yet has no version), or the base model.
     pub(super) fn describe(&self) -> String {
         match self.adapter().map(|adapter| &adapter.identity) {

@@ -5,7 +5,8 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use crate::domain::{EmbedParameters, Error, Matrix, Pooling, Result};
-use crate::engine::plan::{Layout, Plan};
+use crate::engine::plan::{Layout, Plan, TextKey};
+use crate::engine::prefix::{Beginning, PrefixCache};
 use crate::engine::{BatchOutput, BatchSequence, Output, ResidentAdapter, Work};
 use crate::model::{Encoder, HeadKind, Mode};
 
@@ -13,10 +14,40 @@ use crate::model::{Encoder, HeadKind, Mode};
 const NORM_MIN: f32 = 1e-12;
 
 /// Answers in the order of `sequences`. An error is of the pass as a whole; a sequence's own failure is in its answer.
-pub(super) fn forward(encoder: &Encoder, sequences: &[BatchSequence]) -> Result<BatchOutput> {
+pub(super) fn forward(
+    encoder: &Encoder,
+    sequences: &[BatchSequence],
+    cache: Option<&PrefixCache>,
+) -> Result<BatchOutput> {
+    let Some(cache) = cache else { return forward_from(encoder, sequences, &Beginning::default(), None) };
+    let mut outputs: Vec<Result<Output>> = vec![Err(Error::internal("a sequence of no group")); sequences.len()];
+    let mut prefix_tokens_saved = 0;
+    for group in cache.groups(sequences, encoder.config().layers) {
+        let own: Vec<BatchSequence> = group.places.iter().map(|&at| sequences[at].clone()).collect();
+        let answers = forward_from(encoder, &own, &group.beginning, Some(cache))?;
+        prefix_tokens_saved += answers.prefix_tokens_saved;
+        group.places.into_iter().zip(answers.outputs).for_each(|(at, output)| outputs[at] = output);
+    }
+    Ok(BatchOutput { outputs, prefix_tokens_saved })
+}
+
+/// The same for sequences that begin alike.
+fn forward_from(
+    encoder: &Encoder,
+    sequences: &[BatchSequence],
+    beginning: &Beginning<'_>,
+    cache: Option<&PrefixCache>,
+) -> Result<BatchOutput> {
     let plan = Plan::new(sequences, encoder.config().layers);
     let layout = plan.answers();
-    let (hidden, computed) = run_stages(encoder, &plan, &layout)?;
+    let keep = cache.map(|cache| {
+        move |text: TextKey<'_>, layer: usize, rows: &Tensor| -> Result<()> {
+            let same = sequences.iter().find(|sequence| (&*sequence.ids, &*sequence.type_ids) == text);
+            same.map_or(Ok(()), |sequence| Ok(cache.keep(sequence, layer, to_floats(rows)?)))
+        }
+    });
+    let keep = keep.as_ref().map(|keep| keep as Keep<'_>);
+    let (hidden, computed) = run_stages(encoder, &plan, &layout, beginning, keep)?;
     let logits = all_logits(&plan, &layout, &hidden, &wants_head(&plan, sequences));
     let output = |(sequence, &branch): (&BatchSequence, &usize)| match &sequence.work {
         Work::Head(_) => logits[branch].clone().unwrap_or_else(|| Err(Error::internal("a head was not run"))),
@@ -27,18 +58,44 @@ pub(super) fn forward(encoder: &Encoder, sequences: &[BatchSequence]) -> Result<
     Ok(BatchOutput { outputs: outputs.collect(), prefix_tokens_saved: asked.saturating_sub(computed) })
 }
 
+/// Takes a text's rows, which its adapters' layers begin with.
+type Keep<'k> = &'k dyn Fn(TextKey<'_>, usize, &Tensor) -> Result<()>;
+
 /// Hidden states of all branches, (tokens, hidden), and how many tokens the first layer computed.
-fn run_stages(encoder: &Encoder, plan: &Plan<'_>, answers: &Layout) -> Result<(Tensor, usize)> {
-    let mut hidden = encoder.embed(&plan.packed())?;
+fn run_stages(
+    encoder: &Encoder,
+    plan: &Plan<'_>,
+    answers: &Layout,
+    beginning: &Beginning<'_>,
+    keep: Option<Keep<'_>>,
+) -> Result<(Tensor, usize)> {
+    let is_kept = beginning.layer > 0;
+    let mut hidden = if is_kept { kept(encoder, plan, beginning)? } else { encoder.embed(&plan.packed())? };
     let mut layout = plan.trunks();
-    let mut computed = None;
-    for stage in plan.stages() {
+    let mut computed = is_kept.then_some(0);
+    for stage in plan.stages(beginning.layer) {
         hidden = rearrange(hidden, plan.moves(&layout, &stage.layout))?;
         layout = stage.layout;
         computed.get_or_insert(layout.tokens());
+        let end = stage.layers.end;
         hidden = encoder.forward(&hidden, &layout.bounds, &plan.segments(&layout), stage.layers, Mode::Eval)?;
+        let Some(keep) = keep else { continue };
+        for (text, rows) in plan.trunks_ending(&layout, end) {
+            keep(plan.texts[text], end, &hidden.narrow(0, rows.start, rows.len())?)?;
+        }
     }
     Ok((rearrange(hidden, plan.moves(&layout, answers))?, computed.unwrap_or(0)))
+}
+
+/// What was kept of the plan's texts, end to end.
+fn kept(encoder: &Encoder, plan: &Plan<'_>, beginning: &Beginning<'_>) -> Result<Tensor> {
+    let width = encoder.config().hidden_size;
+    let mut rows = Vec::new();
+    for text in &plan.texts {
+        let found = beginning.kept.get(text).ok_or_else(|| Error::internal("a text of which nothing was kept"))?;
+        rows.extend_from_slice(found);
+    }
+    Ok(Tensor::from_vec(rows, (plan.trunks().tokens(), width), encoder.device())?)
 }
 
 fn rearrange(hidden: Tensor, rows: Option<Vec<u32>>) -> Result<Tensor> {

@@ -5,6 +5,7 @@ mod batch;
 mod forward;
 mod isolate;
 mod plan;
+mod prefix;
 mod resident;
 mod worker;
 

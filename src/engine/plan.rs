@@ -11,7 +11,7 @@ use crate::engine::{BatchSequence, ResidentAdapter};
 use crate::model::{LoraWeights, Packed, SegmentAdapters};
 
 /// The least of a sequence that decides its hidden states.
-type TextKey<'a> = (&'a [u32], &'a [u32]);
+pub(super) type TextKey<'a> = (&'a [u32], &'a [u32]);
 
 /// One text through one adapter (None: the base).
 pub(super) struct Branch<'a> {
@@ -45,7 +45,7 @@ pub(super) struct Stage {
 }
 
 pub(super) struct Plan<'a> {
-    texts: Vec<TextKey<'a>>,
+    pub(super) texts: Vec<TextKey<'a>>,
     /// Distinct, those of one adapter side by side.
     pub(super) branches: Vec<Branch<'a>>,
     /// Sequence → branch.
@@ -64,7 +64,7 @@ impl<'a> Plan<'a> {
             let key: TextKey<'a> = (&sequence.ids, &sequence.type_ids);
             let text = *text_of.entry(key).or_insert_with(|| push(&mut plan.texts, key));
             let adapter = sequence.work.adapter();
-            let fork = adapter.and_then(|a| a.lora.lowest_layer()).map_or(layers, |layer| layer.min(layers));
+            let fork = sequence.work.first_own_layer(layers);
             plan.branch_of[at] = *branch_at
                 .entry((address(adapter), text))
                 .or_insert_with(|| push(&mut plan.branches, Branch { text, adapter, fork }));
@@ -87,10 +87,11 @@ impl<'a> Plan<'a> {
         self.layout((0..self.branches.len()).map(Lane::Branch).collect())
     }
 
-    /// The pass, bottom up: a new stage wherever a branch forks.
-    pub(super) fn stages(&self) -> Vec<Stage> {
-        let mut starts: Vec<usize> = self.branches.iter().map(|b| b.fork).filter(|&fork| fork < self.layers).collect();
-        starts.push(0);
+    /// The pass, bottom up from layer `first`, below which nothing forks: a new stage wherever a branch does.
+    pub(super) fn stages(&self, first: usize) -> Vec<Stage> {
+        let mut starts: Vec<usize> = self.branches.iter().map(|b| b.fork).collect();
+        starts.push(first);
+        starts.retain(|&start| start < self.layers);
         starts.sort_unstable();
         starts.dedup();
         let ends = starts.iter().skip(1).copied().chain([self.layers]);
@@ -125,6 +126,17 @@ impl<'a> Plan<'a> {
             Lane::Trunk(text) => text,
             Lane::Branch(branch) => self.branches[branch].text,
         }
+    }
+
+    /// Texts that leave the base before layer `end`, each with its tokens in `layout`, which the layers below computed.
+    pub(super) fn trunks_ending(&self, layout: &Layout, end: usize) -> Vec<(usize, Range<usize>)> {
+        let forks = |text: usize| self.branches.iter().any(|branch| branch.text == text && branch.fork == end);
+        let lanes = layout.lanes.iter().zip(layout.bounds.windows(2));
+        let trunk = |(lane, bounds): (&Lane, &[usize])| match lane {
+            Lane::Trunk(text) if forks(*text) => Some((*text, bounds[0]..bounds[1])),
+            _ => None,
+        };
+        lanes.filter_map(trunk).collect()
     }
 
     /// For each token of `to`, its row in `from`; None if nothing moves. A new branch starts as a copy of its trunk.

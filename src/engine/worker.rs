@@ -10,6 +10,7 @@ use tracing::error;
 use crate::domain::{Error, Result};
 use crate::engine::forward::forward;
 use crate::engine::isolate::isolate;
+use crate::engine::prefix::PrefixCache;
 use crate::engine::{Batch, BatchOutput, BatchSequence, Output};
 use crate::model::Encoder;
 
@@ -17,6 +18,8 @@ use crate::model::Encoder;
 pub struct EngineConfig {
     /// Forward passes that run at once, one thread each.
     pub threads: usize,
+    /// For activations of texts below their adapters' layers, kept between passes, in bytes; 0 keeps none.
+    pub prefix_cache_bytes: usize,
 }
 
 /// Handle to the engine; clones share it. The threads end when the last one is dropped.
@@ -48,8 +51,9 @@ impl Engine {
         // As many places as permits: who holds a slot never waits here.
         let (jobs, queue) = sync_channel(threads);
         let queue = Arc::new(Mutex::new(queue));
+        let prefixes = Arc::new(PrefixCache::new(config.prefix_cache_bytes));
         for at in 0..threads {
-            let worker = Worker { queue: queue.clone(), idle: idle.clone() };
+            let worker = Worker { queue: queue.clone(), idle: idle.clone(), prefixes: prefixes.clone() };
             thread::Builder::new().name(format!("engine-{at}")).spawn(move || worker.run())?;
         }
         Ok(Self { threads, idle, jobs })
@@ -93,12 +97,13 @@ fn lost() -> Error {
 struct Worker {
     queue: Arc<Mutex<Receiver<Job>>>,
     idle: Arc<Semaphore>,
+    prefixes: Arc<Option<PrefixCache>>,
 }
 
 impl Worker {
     fn run(self) {
         while let Some(job) = self.next() {
-            let output = answer(&job.batch.sequences);
+            let output = answer(&job.batch.sequences, self.prefixes.as_ref().as_ref());
             drop(job.slot);
             // The asker may have gone; the work is done all the same.
             let _unheard = job.reply.send(output);
@@ -121,16 +126,16 @@ impl Drop for Worker {
 }
 
 /// One pass for each backbone among `sequences`; most batches have one.
-pub(super) fn answer(sequences: &[BatchSequence]) -> BatchOutput {
+pub(super) fn answer(sequences: &[BatchSequence], cache: Option<&PrefixCache>) -> BatchOutput {
     let groups = by_backbone(sequences);
     if let [_only] = &groups[..] {
-        return pass(sequences[0].work.backbone().encoder(), sequences);
+        return pass(sequences[0].work.backbone().encoder(), sequences, cache);
     }
     let mut outputs: Vec<Result<Output>> = vec![Err(lost()); sequences.len()];
     let mut prefix_tokens_saved = 0;
     for of_one in groups {
         let own: Vec<BatchSequence> = of_one.iter().map(|&at| sequences[at].clone()).collect();
-        let output = pass(own[0].work.backbone().encoder(), &own);
+        let output = pass(own[0].work.backbone().encoder(), &own, cache);
         prefix_tokens_saved += output.prefix_tokens_saved;
         of_one.into_iter().zip(output.outputs).for_each(|(at, output)| outputs[at] = output);
     }
@@ -152,10 +157,10 @@ fn by_backbone(sequences: &[BatchSequence]) -> Vec<Vec<usize>> {
 }
 
 /// All `sequences` are this encoder's.
-fn pass(encoder: &Encoder, sequences: &[BatchSequence]) -> BatchOutput {
+fn pass(encoder: &Encoder, sequences: &[BatchSequence], cache: Option<&PrefixCache>) -> BatchOutput {
     let saved = std::cell::Cell::new(0);
     let outputs = isolate(sequences, &|sequences: &[BatchSequence]| {
-        let output = forward(encoder, sequences).map_err(|error| match sequences {
+        let output = forward(encoder, sequences, cache).map_err(|error| match sequences {
             [one] => error.context(one.work.describe()),
             _ => error,
         })?;

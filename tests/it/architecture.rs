@@ -18,7 +18,7 @@ const LAYERS: [(&str, &str); 10] = [
 ];
 
 /// An outside crate that shapes the code around it stays with its owners.
-const OWNERS: [(&str, &str); 19] = [
+const OWNERS: [(&str, &str); 20] = [
     ("axum", "transport"),
     ("hyper", "transport"),
     ("tonic", "transport"),
@@ -35,6 +35,7 @@ const OWNERS: [(&str, &str); 19] = [
     ("tar", "adapter"),
     ("csv", "training"),
     ("parquet", "training"),
+    ("hashlink", "engine"),
     ("rusqlite", "serving"),
     ("prometheus", "telemetry"),
     ("clap", "app"),

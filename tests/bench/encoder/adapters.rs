@@ -41,7 +41,7 @@ struct Bench {
 
 impl Bench {
     fn new(encoder: &Arc<Encoder>, threads: usize) -> Self {
-        let engine = Engine::start(&EngineConfig { threads }).expect("an engine");
+        let engine = Engine::start(&EngineConfig { threads, prefix_cache_bytes: 0 }).expect("an engine");
         let runtime = Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
         let identity = BackboneIdentity { name: "measured".to_owned(), fingerprint: digest() };
         let base = ResidentBackbone::admit(identity, encoder.clone()).expect("a backbone");

@@ -242,7 +242,7 @@ async fn one_text_through_adapters_of_backbones_with_other_tokens_is_answered_as
 
 #[tokio::test]
 async fn a_batch_of_several_backbones_is_a_pass_for_each() {
-    let engine = Engine::start(&EngineConfig { threads: 1 }).unwrap();
+    let engine = Engine::start(&EngineConfig { threads: 1, prefix_cache_bytes: 0 }).unwrap();
     let works =
         ["tiny", "moved"].map(|name| Work::Embed(Through::Base(shelf::open(name).resident), Default::default()));
     let sequence = |at: usize| BatchSequence {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use trunkline::domain::{EmbedParameters, ErrorKind, Family, Pooling, TextInput};
 use trunkline::engine::{Batch, BatchSequence, Engine, EngineConfig, Output, ResidentAdapter, Work};
 
-use super::world::{Kind, TEXTS, resident, through, tokenizer};
+use super::world::{Kind, TEXTS, encoder, resident, through, tokenizer};
 
 fn engine() -> Engine {
-    Engine::start(&EngineConfig { threads: 1 }).unwrap()
+    Engine::start(&EngineConfig { threads: 1, prefix_cache_bytes: 0 }).unwrap()
 }
 
 fn sequence(text: &str, work: Work) -> BatchSequence {
@@ -149,4 +149,60 @@ async fn a_poisonous_adapter_or_sequence_fails_alone() {
     assert!(output.outputs[guilty[1]].as_ref().unwrap_err().message().contains("a0@1"));
     assert!(!engine.is_lost());
     assert_eq!(healthy[1].identity.family, Family::Classify);
+}
+
+#[tokio::test]
+async fn a_text_whose_prefix_was_kept_has_the_very_same_answer() {
+    let plain = engine();
+    let keeping = Engine::start(&EngineConfig { threads: 1, prefix_cache_bytes: 1 << 20 }).unwrap();
+    let works = works(&adapters());
+    let all: Vec<BatchSequence> =
+        TEXTS.iter().flat_map(|text| works.iter().map(|work| sequence(text, work.clone()))).collect();
+    let mut saved = 0;
+    // The second round finds what the first kept; larger batches mix texts that are kept with others.
+    for (round, size) in [1, 1, 7, 48].into_iter().enumerate() {
+        for batch in all.chunks(size) {
+            let batch = Batch { sequences: batch.to_vec() };
+            let wanted = plain.run(batch.clone()).await.unwrap();
+            let got = keeping.run(batch).await.unwrap();
+            for (got, wanted) in got.outputs.iter().zip(&wanted.outputs) {
+                assert_eq!(got.as_ref().unwrap(), wanted.as_ref().unwrap(), "round {round}");
+            }
+            saved += got.prefix_tokens_saved - wanted.prefix_tokens_saved;
+        }
+    }
+    assert!(saved > 0, "nothing was kept");
+}
+
+#[tokio::test]
+async fn adapters_that_fork_at_one_layer_share_what_one_of_them_kept() {
+    let keeping = |bytes| Engine::start(&EngineConfig { threads: 1, prefix_cache_bytes: bytes }).unwrap();
+    let at = |layer, name| Work::Head(Kind { layer, ..Kind::ner(1) }.resident(name));
+    let (one, other, deeper, whole) = (at(Some(2), "a"), at(Some(2), "b"), at(Some(1), "c"), at(None, "d"));
+    let tokens = sequence(TEXTS[0], one.clone()).ids.len();
+    let saved = async |engine: &Engine, text, work: &Work| {
+        let output = engine.run(Batch { sequences: vec![sequence(text, work.clone())] }).await.unwrap();
+        output.prefix_tokens_saved
+    };
+    let engine = keeping(1 << 20);
+    let cases = [
+        (TEXTS[0], &one, 0),
+        (TEXTS[0], &other, tokens),
+        (TEXTS[0], &deeper, 0),
+        (TEXTS[0], &deeper, tokens),
+        (TEXTS[0], &whole, 0),
+        (TEXTS[0], &whole, 0),
+        (TEXTS[1], &one, 0),
+    ];
+    for (at, (text, work, wanted)) in cases.into_iter().enumerate() {
+        assert_eq!(saved(&engine, text, work).await, wanted, "case {at}");
+    }
+    // Room for one text: the next one takes its place.
+    let width = encoder().config().hidden_size;
+    let engine = keeping(tokens * width * size_of::<f32>() + 256);
+    for (at, (text, wanted)) in
+        [(TEXTS[0], 0), (TEXTS[0], tokens), (TEXTS[3], 0), (TEXTS[0], 0)].into_iter().enumerate()
+    {
+        assert_eq!(saved(&engine, text, &one).await, wanted, "case {at} of a small cache");
+    }
 }

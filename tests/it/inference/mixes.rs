@@ -51,7 +51,7 @@ impl Bench {
         let embeds =
             [embed(None, Pooling::Mean), embed(None, Pooling::Cls), embed(adapters.first().cloned(), Pooling::Mean)];
         Self {
-            engine: Engine::start(&EngineConfig { threads: 2 }).unwrap(),
+            engine: Engine::start(&EngineConfig { threads: 2, prefix_cache_bytes: 0 }).unwrap(),
             works: heads.chain(embeds).collect(),
             rng,
             vocabulary: encoder.config().vocab_size as u32,

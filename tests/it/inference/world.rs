@@ -220,7 +220,7 @@ impl World {
     }
 
     async fn open(folder: TempDir, settings: Settings) -> Self {
-        let engine = Engine::start(&EngineConfig { threads: settings.threads }).unwrap();
+        let engine = Engine::start(&EngineConfig { threads: settings.threads, prefix_cache_bytes: 0 }).unwrap();
         let metrics = Arc::new(Metrics::new(16));
         let store = AdapterStore::open(folder.path()).unwrap();
         let journal = BackboneJournal::open(folder.path().join("state/backbones.json")).unwrap();
