@@ -1,9 +1,12 @@
 //! From the signal to the last answer: unready, finish what was accepted, stop within the deadline.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::app::wiring::block_on_this_thread;
 use crate::domain::Result;
 use crate::serving::jobs::Jobs;
 use crate::serving::{Health, Inference};
@@ -16,6 +19,24 @@ pub(super) async fn signalled() -> Result<&'static str> {
     tokio::select! {
         _ = terminate.recv() => Ok("SIGTERM"),
         _ = interrupt.recv() => Ok("SIGINT"),
+    }
+}
+
+/// Whether SIGTERM or SIGINT has come, for work that does not wait for anything.
+pub(super) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Listens on a thread of its own until the process ends.
+    pub(super) fn new() -> Result<Self> {
+        let asked = Arc::new(AtomicBool::new(false));
+        let heard = asked.clone();
+        let listen = move || block_on_this_thread(signalled()).map(|_| heard.store(true, Ordering::Relaxed));
+        std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
+        Ok(Self(asked))
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

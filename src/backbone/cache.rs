@@ -263,7 +263,7 @@ impl std::fmt::Display for Source<'_> {
 }
 
 /// A folder used in place: there is nothing to hold it against.
-fn inspect(name: &str, folder: PathBuf) -> Result<BackboneInfo> {
+pub(super) fn inspect(name: &str, folder: PathBuf) -> Result<BackboneInfo> {
     let files = hash_folder(&folder)?;
     info_of(name, folder, &files)
 }
@@ -288,7 +288,7 @@ fn on_one_line(error: &Error) -> String {
 }
 
 /// Makes the names in `folder` survive a power cut.
-fn sync_folder(folder: &Path) -> Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> Result<()> {
     let sync = || File::open(folder)?.sync_all();
     sync().map_err(|e| Error::from(e).context(folder.display()))
 }

@@ -1,6 +1,7 @@
 //! Backbones on disk: where they come from, that they are what they claim to be, and their fingerprint. Leaves the network to `model`.
 
 mod cache;
+mod derived;
 mod files;
 mod hub;
 mod known;
@@ -10,5 +11,6 @@ mod receipt;
 mod sources;
 
 pub use cache::{BackboneCache, BackboneInfo, BackboneName, FetchProgress};
+pub use derived::derive;
 pub use known::{KnownBackbone, Package};
 pub use sources::{Hub, Sources};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::domain::{AdapterName, AdapterRef, Error, Family};
+use crate::domain::{AdapterName, AdapterRef, Error, Family, PreFinetuneSpec};
 
 /// `job_…`, given by the server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -192,12 +192,14 @@ pub struct FineTuneSpec {
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobSpec {
     FineTune(FineTuneSpec),
+    PreFinetune(PreFinetuneSpec),
 }
 
 impl JobSpec {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::FineTune(_) => "fine_tune",
+            Self::PreFinetune(_) => "pre_finetune",
         }
     }
 }

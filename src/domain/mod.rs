@@ -9,6 +9,7 @@ mod label;
 mod matrix;
 mod offsets;
 mod parameters;
+mod pre_finetune;
 mod prediction;
 mod task;
 
@@ -25,5 +26,6 @@ pub use offsets::convert_ranges;
 pub use parameters::{
     Activation, Aggregation, ClassifyParameters, EmbedParameters, LongText, NerParameters, OffsetUnit, Pooling,
 };
+pub use pre_finetune::{Decay, MixedSet, PreFinetuneHyperparameters, PreFinetuneOutputs, PreFinetuneSpec, Strategy};
 pub use prediction::{ClassifyPrediction, Entity, NerPrediction, ScoredLabel};
 pub use task::{Family, HeadForm, ProblemType};

@@ -123,15 +123,20 @@ impl ConceptHead {
     pub fn logits(&self, hidden: &Tensor, bounds: &[usize], concepts: &Tensor) -> Result<Tensor> {
         check_bounds(bounds, hidden.dim(0)?)?;
         match self.kind {
-            HeadKind::Token => self.token_logits(hidden, concepts),
-            HeadKind::Sequence => self.compare(&unit(&mean_rows(hidden, bounds)?)?, concepts),
+            HeadKind::Token => self.row_logits(hidden, concepts),
+            HeadKind::Sequence => self.row_logits(&mean_rows(hidden, bounds)?, concepts),
         }
     }
 
-    /// (tokens, names), also of single rows of a sequence.
-    pub(crate) fn token_logits(&self, rows: &Tensor, concepts: &Tensor) -> Result<Tensor> {
-        let scores = self.compare(&unit(&self.projected(rows, "token")?)?, concepts)?;
-        Ok(scores.broadcast_add(&self.tensors["offset"])?)
+    /// The same of what is compared, row by row: tokens' hidden states, or texts' mean-pooled ones. (rows, names). Differentiable.
+    pub fn row_logits(&self, rows: &Tensor, concepts: &Tensor) -> Result<Tensor> {
+        match self.kind {
+            HeadKind::Token => {
+                let scores = self.compare(&unit(&self.projected(rows, "token")?)?, concepts)?;
+                Ok(scores.broadcast_add(&self.tensors["offset"])?)
+            }
+            HeadKind::Sequence => self.compare(&unit(rows)?, concepts),
+        }
     }
 
     fn projected(&self, x: &Tensor, side: &str) -> Result<Tensor> {

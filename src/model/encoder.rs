@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 
 use crate::domain::{Error, Result};
 use crate::model::kernels::packed::Kernel;
-use crate::model::layers::{Block, Embeddings, Norm, Pass};
+use crate::model::layers::{Block, Embeddings, Master, Norm, Pass};
 use crate::model::loading::Loader;
 use crate::model::lora::tensor_bytes;
 use crate::model::packing::PackedLayers;
@@ -98,7 +98,7 @@ impl Encoder {
     }
 
     fn build(config: EncoderConfig, weights: Weights, device: &Device, kernel: Kernel) -> Result<Self> {
-        let loader = Loader { config: &config, weights: &weights, device, kernel };
+        let loader = Loader { config: &config, weights: &weights, device, kernel, master: None };
         let (embeddings, final_norm, shared) = (loader.embeddings()?, loader.final_norm()?, loader.shared()?);
         let (packed, blocks) = if device.is_cpu() {
             (Some(PackedLayers::new(kernel, loader.blocks(), &config)?), OnceLock::new())
@@ -113,9 +113,26 @@ impl Encoder {
         if let Some(blocks) = self.blocks.get() {
             return Ok(blocks);
         }
-        let loader = Loader { config: &self.config, weights: &self.weights, device: &self.device, kernel: self.kernel };
-        let blocks = loader.blocks().collect::<Result<_>>()?;
+        let blocks = self.loader(None).blocks().collect::<Result<_>>()?;
         Ok(self.blocks.get_or_init(|| blocks))
+    }
+
+    fn loader<'a>(&'a self, master: Option<&'a Arc<Master>>) -> Loader<'a> {
+        let Self { config, weights, device, kernel, .. } = self;
+        Loader { config, weights, device, kernel: *kernel, master }
+    }
+
+    /// The layers once more, read into `master` to be trained.
+    pub(super) fn trained_blocks(&self, master: &Arc<Master>) -> Result<Vec<Block>> {
+        self.loader(Some(master)).blocks().collect()
+    }
+
+    pub(super) fn norm_at_the_end(&self) -> Option<&Norm> {
+        self.final_norm.as_ref()
+    }
+
+    pub(super) fn file(&self) -> &Weights {
+        &self.weights
     }
 
     pub fn config(&self) -> &EncoderConfig {
@@ -200,12 +217,12 @@ impl Encoder {
                 return Err(Error::internal("an adapter that was prepared for serving cannot be trained"));
             }
             _ => {
-                let pass = Pass { bounds: Arc::from(bounds), adapters, mode };
+                let pass = Pass { bounds: Arc::from(bounds), adapters, mode, sink: None };
                 self.blocks()?[layers].iter().try_fold(hidden.clone(), |hidden, block| block.forward(&hidden, &pass))?
             }
         };
         Ok(match &self.final_norm {
-            Some(norm) if ends => norm.forward(&hidden)?,
+            Some(norm) if ends => norm.forward(&hidden, None)?,
             _ => hidden,
         })
     }

@@ -1,12 +1,13 @@
 //! From a checkpoint's tensors to the encoder's parts, under the reference library's names.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
 use crate::domain::Result;
 use crate::model::kernels::packed::Kernel;
-use crate::model::layers::{Block, BlockShape, Embeddings, Linear, Norm, Rotary};
+use crate::model::layers::{Block, BlockShape, Embeddings, Linear, Master, Norm, Rotary, TrainedLinear, TrainedNorm};
 use crate::model::weights::Weights;
 use crate::model::{Architecture, EncoderConfig, LayerAttention, Linear as Role, Site};
 
@@ -17,6 +18,8 @@ pub(super) struct Loader<'a> {
     pub(super) device: &'a Device,
     /// Of training's products with frozen weights.
     pub(super) kernel: Kernel,
+    /// Takes the weights of all layers, if they are to be trained.
+    pub(super) master: Option<&'a Arc<Master>>,
 }
 
 impl Loader<'_> {
@@ -137,17 +140,30 @@ impl Loader<'_> {
         let (out, width) = self.config.linear_shape(role);
         let weight = self.weights.get(&format!("{path}.weight"), &[out, width])?;
         let bias = self.weights.get_if(self.config.has_bias(role), &format!("{path}.bias"), &[out])?;
-        Ok(Linear::new(site, &weight, bias, self.kernel)?)
+        Ok(match self.master {
+            Some(master) => Linear::trained(site, TrainedLinear::new(master, &path, &weight, bias.as_ref())?),
+            None => Linear::new(site, &weight, bias, self.kernel)?,
+        })
     }
 
     fn layer_norm(&self, layer: usize, name: &str) -> Result<Norm> {
         let path = format!("{}.{layer}.{name}", self.config.architecture.layer_path());
-        self.norm(&path, self.config.hidden_size)
+        let (gain, bias) = self.norm_weights(&path, self.config.hidden_size)?;
+        let eps = self.config.layer_norm_eps;
+        Ok(match self.master {
+            Some(master) => Norm::Trained(TrainedNorm::new(master, &path, &gain, bias.as_ref(), eps)?),
+            None => Norm::new(gain, bias, eps),
+        })
     }
 
     fn norm(&self, path: &str, width: usize) -> Result<Norm> {
+        let (gain, bias) = self.norm_weights(path, width)?;
+        Ok(Norm::new(gain, bias, self.config.layer_norm_eps))
+    }
+
+    fn norm_weights(&self, path: &str, width: usize) -> Result<(Tensor, Option<Tensor>)> {
         let gain = self.weights.get(&format!("{path}.weight"), &[width])?;
         let bias = self.weights.get_if(self.config.biases.norm, &format!("{path}.bias"), &[width])?;
-        Ok(Norm::new(gain, bias, self.config.layer_norm_eps))
+        Ok((gain, bias))
     }
 }

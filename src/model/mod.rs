@@ -13,6 +13,7 @@ mod loading;
 mod lora;
 mod packing;
 mod task_head;
+mod trainable;
 mod weights;
 
 pub use architecture::Architecture;
@@ -21,8 +22,10 @@ pub use config::{Activation, Biases, EncoderConfig, LayerAttention};
 pub use device::open_device;
 pub use encoder::{Encoder, Mode, Packed};
 pub use head::{Head, HeadKind};
+pub use layers::{Sink, Slot};
 pub use lora::{Delta, Linear, LoraWeights, SegmentAdapters, Site};
 pub use task_head::TaskHead;
+pub use trainable::{Traced, TrainableEncoder};
 
 /// A failed tensor operation is a bug of ours or a lost device, never the caller's doing.
 impl From<candle_core::Error> for crate::domain::Error {

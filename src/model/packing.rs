@@ -133,7 +133,7 @@ fn layer_parts(layer: usize, block: &Block) -> candle_core::Result<LayerParts> {
 fn linear_parts(linears: &[Linear]) -> candle_core::Result<LinearParts> {
     let mut parts = LinearParts { weights: Vec::new(), biases: Vec::new(), width: 0 };
     for linear in linears {
-        let (weight, bias) = linear.weights();
+        let (weight, bias) = linear.weights()?;
         parts.width = weight.dim(0)?;
         parts.weights.push(numbers(weight)?);
         parts.biases.extend(bias.map(numbers).transpose()?);
@@ -142,7 +142,7 @@ fn linear_parts(linears: &[Linear]) -> candle_core::Result<LinearParts> {
 }
 
 fn norm_parts(norm: &Norm) -> candle_core::Result<NormParts> {
-    let (gain, bias, eps) = norm.parts();
+    let (gain, bias, eps) = norm.parts()?;
     Ok(NormParts { gain: numbers(gain)?, bias: bias.map(numbers).transpose()?, eps: eps as f32 })
 }
 

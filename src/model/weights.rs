@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 
 use crate::domain::{Error, Result};
 
@@ -77,6 +77,50 @@ impl Weights {
         self.find(name).map(|place| self.read(place)).transpose()
     }
 
+    /// A copy of this file at `path`: the encoder's tensors of `changed` (by their names below the prefix) with those numbers,
+    /// everything else as it was; all floating-point numbers as f32.
+    pub(super) fn write_with(&self, changed: &HashMap<&str, &[f32]>, path: &Path) -> Result<()> {
+        let mut names: Vec<&String> = self.places.keys().collect();
+        names.sort_unstable();
+        let mut tensors = Vec::new();
+        for name in names {
+            let place = &self.places[name];
+            let below = name.strip_prefix(&self.prefix).unwrap_or(name);
+            let below =
+                below.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
+            let (dtype, bytes) = match (changed.get(below.as_str()), place.dtype) {
+                (Some(numbers), _) => (Dtype::F32, to_bytes(numbers)),
+                (None, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) => {
+                    (Dtype::F32, to_bytes(&self.numbers(place)?))
+                }
+                (None, other) => (other, self.bytes(place)?),
+            };
+            tensors.push((name, dtype, &place.shape, bytes));
+        }
+        let unwritable = |e: safetensors::SafeTensorError| Error::internal(format!("{}: {e}", path.display()));
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            TensorView::new(*dtype, shape.to_vec(), bytes).map(|view| (name, view)).map_err(unwritable)
+        });
+        let views = views.collect::<Result<Vec<_>>>()?;
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let contents = safetensors::serialize(views, Some(metadata)).map_err(unwritable)?;
+        let mut file = File::create(path).map_err(|e| Error::from(e).context(path.display()))?;
+        Ok(file.write_all(&contents).and_then(|()| file.sync_all())?)
+    }
+
+    fn bytes(&self, place: &Place) -> Result<Vec<u8>> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = vec![0; (place.bytes.end - place.bytes.start) as usize];
+        file.seek(SeekFrom::Start(place.bytes.start))?;
+        file.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn numbers(&self, place: &Place) -> Result<Vec<f32>> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        numbers(&mut file, place).map_err(|e| e.context(self.path.display()))
+    }
+
     /// Norms of checkpoints from before 2019 call their weights gamma and beta.
     fn find(&self, name: &str) -> Option<&Place> {
         let old = || name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
@@ -84,9 +128,7 @@ impl Weights {
     }
 
     fn read(&self, place: &Place) -> Result<Tensor> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let numbers = numbers(&mut file, place).map_err(|e| e.context(self.path.display()))?;
-        Ok(Tensor::from_vec(numbers, place.shape.as_slice(), &self.device)?)
+        Ok(Tensor::from_vec(self.numbers(place)?, place.shape.as_slice(), &self.device)?)
     }
 }
 
@@ -99,7 +141,7 @@ fn places(file: &mut File) -> Result<HashMap<String, Place>, String> {
         return Err(format!("its header claims {length} bytes; at most {HEADER_BYTES_MAX} are read"));
     }
     let mut header = Vec::new();
-    file.by_ref().take(length).read_to_end(&mut header).map_err(|e| e.to_string())?;
+    Read::by_ref(file).take(length).read_to_end(&mut header).map_err(|e| e.to_string())?;
     let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| format!("not a safetensors file: {e}"))?;
     let start = 8 + length;
     let place = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
@@ -137,6 +179,10 @@ fn read_as<const N: usize>(file: &mut File, place: &Place, number: impl Fn([u8; 
         left -= part.len();
     }
     Ok(numbers)
+}
+
+fn to_bytes(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
 fn prefix<'a>(mut names: impl Iterator<Item = &'a String>) -> String {

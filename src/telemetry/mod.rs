@@ -1,9 +1,11 @@
-//! How we log and count. Layers say what happened; names, labels and buckets are here.
+//! How we log, count and plot. Layers say what happened; names, labels and buckets are here.
 
 mod logging;
 mod metrics;
+mod plot;
 
 pub use logging::{LogFormat, init_logging};
 pub use metrics::Metrics;
+pub use plot::{Line, Plot};
 /// One series, for those who hold on to theirs.
 pub use prometheus::IntGauge;

@@ -1,10 +1,12 @@
 //! Strings to tokens and back, offsets never lost. Knows no model and no adapter.
 
+mod names;
 mod tags;
 mod template;
 mod tokenizer;
 mod windows;
 
+pub use names::spoken_name;
 pub use tags::{entities, softmax_rows};
 pub use tokenizer::{Encoding, Tokenizer};
 pub use windows::{Fitted, Window, fit, merge};

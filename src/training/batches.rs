@@ -10,6 +10,10 @@ pub(super) enum Draw {
     HoldOut = 1,
     Order,
     Dropout,
+    NerRows,
+    Concepts,
+    Pairs,
+    Window,
 }
 
 /// A seed of its own for each draw: mixed by SplitMix64's finaliser, so that neighbours share nothing.
@@ -116,7 +120,9 @@ mod tests {
     #[test]
     fn draws_do_not_collide() {
         let mut seeds = std::collections::HashSet::new();
-        for draw in [Draw::HoldOut, Draw::Order, Draw::Dropout] {
+        for draw in
+            [Draw::HoldOut, Draw::Order, Draw::Dropout, Draw::NerRows, Draw::Concepts, Draw::Pairs, Draw::Window]
+        {
             for step in 0..50 {
                 for shard in 0..4 {
                     assert!(seeds.insert(seed_of(42, draw, [step, shard])));

@@ -67,17 +67,28 @@ pub(super) struct Checkpoints {
     pub threads: usize,
 }
 
+/// What a checkpoint keeps: words, and vectors of numbers.
+pub(super) trait Saved: Sized {
+    /// Steps made.
+    fn step(&self) -> u64;
+    fn metadata(&self) -> HashMap<String, String>;
+    /// Named, in any order.
+    fn vectors(&self) -> Vec<(String, &[f32])>;
+    /// From what [`Saved::metadata`] and [`Saved::vectors`] gave.
+    fn restore(metadata: &HashMap<String, String>, vectors: &Vectors<'_>) -> Result<Self>;
+}
+
 /// What the folder held.
 #[derive(Debug, PartialEq)]
-pub(super) struct Found {
-    pub state: State,
+pub(super) struct Found<S> {
+    pub state: S,
     pub threads: usize,
 }
 
 impl Checkpoints {
     /// Writes `state` beside its place, syncs it, and renames it there; older ones go.
-    pub(super) fn save(&self, state: &State) -> Result<PathBuf> {
-        let path = self.folder.join(format!("step-{:010}{SUFFIX}", state.step));
+    pub(super) fn save(&self, state: &impl Saved) -> Result<PathBuf> {
+        let path = self.folder.join(format!("step-{:010}{SUFFIX}", state.step()));
         self.write(&path, &self.encode(state)?).map_err(|error| error.context(path.display()))?;
         let stale = self.newest_first()?.into_iter().skip(CHECKPOINTS_KEPT);
         stale.for_each(|path| drop(fs::remove_file(path))); // one too many costs a little disk
@@ -95,7 +106,7 @@ impl Checkpoints {
     }
 
     /// The newest checkpoint of this run that can be read, and why newer ones were passed over.
-    pub(super) fn latest(&self) -> Result<(Option<Found>, Vec<String>)> {
+    pub(super) fn latest<S: Saved>(&self) -> Result<(Option<Found<S>>, Vec<String>)> {
         let mut passed_over = Vec::new();
         for path in self.newest_first()? {
             match fs::read(&path).map_err(Error::from).and_then(|bytes| self.decode(&bytes)) {
@@ -123,76 +134,107 @@ impl Checkpoints {
         Ok(paths)
     }
 
-    fn encode(&self, state: &State) -> Result<Vec<u8>> {
-        let mut metadata = HashMap::from([
-            ("run".to_owned(), self.run.clone()),
-            ("threads".to_owned(), self.threads.to_string()),
-            ("step".to_owned(), state.step.to_string()),
-            ("updates".to_owned(), state.adam.updates.to_string()),
-            ("validated".to_owned(), state.validated.to_string()),
-            ("stale_epochs".to_owned(), state.stale_epochs.to_string()),
-        ]);
-        let mut vectors = vec![
-            ("weights", &state.weights),
-            ("average", &state.average),
-            ("first_moment", &state.adam.first),
-            ("second_moment", &state.adam.second),
-            ("losses", &state.losses),
-        ];
-        if let Some(best) = &state.best {
-            metadata.insert("best_step".to_owned(), best.step.to_string());
-            metadata.insert("best_score".to_owned(), best.score.to_string()); // shortest form: reads back exactly
-            vectors.push(("best_weights", &best.weights));
-        }
-        let bytes: Vec<_> = vectors.iter().map(|(name, vector)| (*name, vector.len(), to_bytes(vector))).collect();
+    fn encode(&self, state: &impl Saved) -> Result<Vec<u8>> {
+        let mut metadata = state.metadata();
+        metadata.insert("run".to_owned(), self.run.clone());
+        metadata.insert("threads".to_owned(), self.threads.to_string());
+        let vectors = state.vectors();
+        let bytes: Vec<_> = vectors.into_iter().map(|(name, vector)| (name, vector.len(), to_bytes(vector))).collect();
         let views = bytes.iter().map(|(name, length, bytes)| {
             let view = TensorView::new(Dtype::F32, vec![*length], bytes);
-            view.map(|view| (*name, view)).map_err(|error| unwritable(&error))
+            view.map(|view| (name, view)).map_err(|error| unwritable(&error))
         });
         let views: Vec<_> = views.collect::<Result<_>>()?;
         safetensors::serialize(views, Some(metadata)).map_err(|error| unwritable(&error))
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<Found> {
-        let damaged = |error: safetensors::SafeTensorError| Error::internal(format!("it is damaged: {error}"));
+    fn decode<S: Saved>(&self, bytes: &[u8]) -> Result<Found<S>> {
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
         let metadata = metadata.metadata().clone().unwrap_or_default();
         if metadata.get("run") != Some(&self.run) {
             return Err(Error::conflict("it belongs to another spec, data or backbone"));
         }
-        let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
-        let vector = |name| tensors.tensor(name).map(|view| from_bytes(view.data())).map_err(damaged);
+        let vectors = Vectors(SafeTensors::deserialize(bytes).map_err(damaged)?);
+        Ok(Found { state: S::restore(&metadata, &vectors)?, threads: number(&metadata, "threads")? })
+    }
+}
+
+impl Saved for State {
+    fn step(&self) -> u64 {
+        self.step
+    }
+
+    fn metadata(&self) -> HashMap<String, String> {
+        let mut metadata = HashMap::from([
+            ("step".to_owned(), self.step.to_string()),
+            ("updates".to_owned(), self.adam.updates.to_string()),
+            ("validated".to_owned(), self.validated.to_string()),
+            ("stale_epochs".to_owned(), self.stale_epochs.to_string()),
+        ]);
+        if let Some(best) = &self.best {
+            metadata.insert("best_step".to_owned(), best.step.to_string());
+            metadata.insert("best_score".to_owned(), best.score.to_string()); // shortest form: reads back exactly
+        }
+        metadata
+    }
+
+    fn vectors(&self) -> Vec<(String, &[f32])> {
+        let vectors: [(&str, &[f32]); 5] = [
+            ("weights", &self.weights),
+            ("average", &self.average),
+            ("first_moment", &self.adam.first),
+            ("second_moment", &self.adam.second),
+            ("losses", &self.losses),
+        ];
+        let best = self.best.iter().map(|best| ("best_weights", &best.weights[..]));
+        vectors.into_iter().chain(best).map(|(name, vector)| (name.to_owned(), vector)).collect()
+    }
+
+    fn restore(metadata: &HashMap<String, String>, vectors: &Vectors<'_>) -> Result<Self> {
         let best = metadata.contains_key("best_step").then(|| {
             Ok::<_, Error>(Best {
-                step: number(&metadata, "best_step")?,
-                score: number(&metadata, "best_score")?,
-                weights: vector("best_weights")?,
+                step: number(metadata, "best_step")?,
+                score: number(metadata, "best_score")?,
+                weights: vectors.get("best_weights")?,
             })
         });
         let adam = AdamW {
-            first: vector("first_moment")?,
-            second: vector("second_moment")?,
-            updates: number(&metadata, "updates")?,
+            first: vectors.get("first_moment")?,
+            second: vectors.get("second_moment")?,
+            updates: number(metadata, "updates")?,
         };
-        let state = State {
-            step: number(&metadata, "step")?,
-            weights: vector("weights")?,
-            average: vector("average")?,
+        Ok(Self {
+            step: number(metadata, "step")?,
+            weights: vectors.get("weights")?,
+            average: vectors.get("average")?,
             adam,
             best: best.transpose()?,
-            validated: number(&metadata, "validated")?,
-            stale_epochs: number(&metadata, "stale_epochs")?,
-            losses: vector("losses")?,
-        };
-        Ok(Found { state, threads: number(&metadata, "threads")? })
+            validated: number(metadata, "validated")?,
+            stale_epochs: number(metadata, "stale_epochs")?,
+            losses: vectors.get("losses")?,
+        })
     }
+}
+
+/// The vectors of a checkpoint by name.
+pub(super) struct Vectors<'a>(SafeTensors<'a>);
+
+impl Vectors<'_> {
+    pub(super) fn get(&self, name: &str) -> Result<Vec<f32>> {
+        self.0.tensor(name).map(|view| from_bytes(view.data())).map_err(damaged)
+    }
+}
+
+fn damaged(error: safetensors::SafeTensorError) -> Error {
+    Error::internal(format!("it is damaged: {error}"))
 }
 
 fn unwritable(error: &safetensors::SafeTensorError) -> Error {
     Error::internal(format!("the checkpoint cannot be written: {error}"))
 }
 
-fn number<T: FromStr>(metadata: &HashMap<String, String>, key: &str) -> Result<T> {
+/// The number under `key`.
+pub(super) fn number<T: FromStr>(metadata: &HashMap<String, String>, key: &str) -> Result<T> {
     let value = metadata.get(key).and_then(|text| text.parse().ok());
     value.ok_or_else(|| Error::internal(format!("it is damaged: {key} is not a number")))
 }
@@ -232,11 +274,11 @@ mod tests {
     fn a_state_comes_back_bit_for_bit() {
         let folder = tempfile::tempdir().expect("a folder");
         let ours = checkpoints(folder.path(), "run");
-        assert_eq!(ours.latest().expect("no folder yet"), (None, vec![]));
+        assert_eq!(ours.latest::<State>().expect("no folder yet"), (None, vec![]));
         ours.save(&state(11)).expect("written");
         let fresh = State { best: None, ..state(12) };
         ours.save(&fresh).expect("written");
-        let (found, passed_over) = ours.latest().expect("readable");
+        let (found, passed_over) = ours.latest::<State>().expect("readable");
         assert_eq!(found, Some(Found { state: fresh, threads: 2 }));
         assert!(passed_over.is_empty());
     }
@@ -247,7 +289,7 @@ mod tests {
         let ours = checkpoints(folder.path(), "run");
         (1..=5).for_each(|step| drop(ours.save(&state(step)).expect("written")));
         let files = fs::read_dir(&ours.folder).expect("a folder").count();
-        assert_eq!((files, ours.latest().expect("readable").0.map(|found| found.state.step)), (2, Some(5)));
+        assert_eq!((files, ours.latest::<State>().expect("readable").0.map(|found| found.state.step)), (2, Some(5)));
     }
 
     #[test]
@@ -258,11 +300,11 @@ mod tests {
         let newest = ours.save(&state(2)).expect("written");
         let bytes = fs::read(&newest).expect("readable");
         fs::write(&newest, &bytes[..bytes.len() - 3]).expect("writable");
-        let (found, passed_over) = ours.latest().expect("readable");
+        let (found, passed_over) = ours.latest::<State>().expect("readable");
         assert_eq!(found.map(|found| found.state.step), Some(1));
         assert!(passed_over[0].contains("step-0000000002.safetensors is not used: it is damaged"), "{passed_over:?}");
 
-        let (found, passed_over) = checkpoints(folder.path(), "another").latest().expect("readable");
+        let (found, passed_over) = checkpoints(folder.path(), "another").latest::<State>().expect("readable");
         assert_eq!(found, None);
         assert!(passed_over[1].ends_with("it belongs to another spec, data or backbone"), "{passed_over:?}");
     }

@@ -111,7 +111,7 @@ fn prepare(tokenizer: &Tokenizer, example: &Example, max_length: usize) -> Resul
 }
 
 /// The first token of each of `count` words.
-fn first_tokens(word_of_token: &[Option<u32>], count: usize) -> Vec<Option<usize>> {
+pub(super) fn first_tokens(word_of_token: &[Option<u32>], count: usize) -> Vec<Option<usize>> {
     let mut firsts = vec![None; count];
     for (token, word) in word_of_token.iter().enumerate() {
         if let Some(first) = word.and_then(|word| firsts.get_mut(word as usize)) {

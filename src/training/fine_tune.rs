@@ -17,6 +17,7 @@ use crate::training::data::Data;
 use crate::training::dataset::{Example, Split};
 use crate::training::evaluate::Evaluation;
 use crate::training::plan::Plan;
+use crate::training::pre_finetune::Measurement;
 use crate::training::predict::Held;
 use crate::training::prefix::KEPT_BYTES_MAX;
 use crate::training::workers::{Halt, Run, Workers};
@@ -78,6 +79,8 @@ pub enum TrainingEvent {
         step: u64,
         path: PathBuf,
     },
+    /// Of pre-finetuning: losses and gradients since the last one.
+    Measured(Measurement),
     /// Training is over; validation and test are evaluated now.
     Evaluating,
 }

@@ -13,6 +13,7 @@ mod objective;
 mod optimizer;
 mod pace;
 mod plan;
+mod pre_finetune;
 mod predict;
 mod prefix;
 mod schedule;
@@ -28,3 +29,4 @@ pub use evaluate::{
 pub use fine_tune::{
     Control, FineTuneSetup, Observer, Outcome, TrainedAdapter, TrainingEvent, evaluate_adapter, fine_tune,
 };
+pub use pre_finetune::{Measurement, PoolSet, PreFinetuneOutcome, PreFinetuneSetup, PreFinetuned, pre_finetune};

@@ -32,21 +32,104 @@ impl AdamW {
 
     /// One update of `weights`, with bias-corrected moments.
     pub(super) fn update(&mut self, weights: &mut [f32], gradient: &[f32], groups: &[Group], learning_rate: f64) {
+        let step = self.next_step(learning_rate, 1.0);
+        for group in groups {
+            let range = group.range.clone();
+            let (first, second) = (&mut self.first[range.clone()], &mut self.second[range.clone()]);
+            step.apply(group, &mut weights[range.clone()], &gradient[range], first, second);
+        }
+    }
+
+    /// The same on `threads` threads, of `gradient` times `scale`. The groups ascend without gaps; whatever the number of
+    /// threads, the result is the same.
+    pub(super) fn update_parallel(
+        &mut self,
+        weights: &mut [f32],
+        gradient: &[f32],
+        groups: &[Group],
+        learning_rate: f64,
+        scale: f64,
+        threads: usize,
+    ) {
+        let step = self.next_step(learning_rate, scale);
+        let (mut weights, mut first, mut second) = (weights, &mut self.first[..], &mut self.second[..]);
+        let share = weights.len().div_ceil(threads.max(1)).max(1);
+        let mut parts: Vec<Vec<Part<'_>>> = Vec::new();
+        let mut room = 0;
+        for group in groups {
+            let len = group.range.len();
+            if room == 0 {
+                parts.push(Vec::new());
+                room = share;
+            }
+            room = room.saturating_sub(len);
+            let part = Part {
+                group,
+                weights: weights.split_off_mut(..len).unwrap_or_default(),
+                gradient: &gradient[group.range.clone()],
+                first: first.split_off_mut(..len).unwrap_or_default(),
+                second: second.split_off_mut(..len).unwrap_or_default(),
+            };
+            if let Some(last) = parts.last_mut() {
+                last.push(part);
+            }
+        }
+        std::thread::scope(|scope| {
+            for part in parts {
+                scope.spawn(move || part.into_iter().for_each(|part| part.apply(step)));
+            }
+        });
+    }
+
+    fn next_step(&mut self, learning_rate: f64, scale: f64) -> Step {
         self.updates += 1;
         let exponent = self.updates as f64;
-        let correction_1 = 1.0 - BETA_1.powf(exponent);
-        let correction_2 = (1.0 - BETA_2.powf(exponent)).sqrt();
-        for group in groups {
-            let rate = learning_rate * group.rate;
-            let keep = (1.0 - rate * group.weight_decay) as f32;
-            for i in group.range.clone() {
-                let slope = f64::from(gradient[i]);
-                let first = BETA_1 * f64::from(self.first[i]) + (1.0 - BETA_1) * slope;
-                let second = BETA_2 * f64::from(self.second[i]) + (1.0 - BETA_2) * slope * slope;
-                let step = rate / correction_1 * first / (second.sqrt() / correction_2 + EPSILON);
-                weights[i] = weights[i] * keep - step as f32;
-                (self.first[i], self.second[i]) = (first as f32, second as f32);
-            }
+        Step {
+            learning_rate,
+            scale,
+            correction_1: 1.0 - BETA_1.powf(exponent),
+            correction_2: (1.0 - BETA_2.powf(exponent)).sqrt(),
+        }
+    }
+}
+
+/// One group's numbers.
+struct Part<'a> {
+    group: &'a Group,
+    weights: &'a mut [f32],
+    gradient: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+}
+
+impl Part<'_> {
+    fn apply(self, step: Step) {
+        step.apply(self.group, self.weights, self.gradient, self.first, self.second);
+    }
+}
+
+/// What all weights of one update share.
+#[derive(Clone, Copy)]
+struct Step {
+    learning_rate: f64,
+    /// Times the gradient.
+    scale: f64,
+    correction_1: f64,
+    correction_2: f64,
+}
+
+impl Step {
+    fn apply(self, group: &Group, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+        let rate = self.learning_rate * group.rate;
+        let keep = (1.0 - rate * group.weight_decay) as f32;
+        let moments = first.iter_mut().zip(second);
+        for ((weight, &slope), (first, second)) in weights.iter_mut().zip(gradient).zip(moments) {
+            let slope = f64::from(slope) * self.scale;
+            let mean = BETA_1 * f64::from(*first) + (1.0 - BETA_1) * slope;
+            let square = BETA_2 * f64::from(*second) + (1.0 - BETA_2) * slope * slope;
+            let step = rate / self.correction_1 * mean / (square.sqrt() / self.correction_2 + EPSILON);
+            *weight = *weight * keep - step as f32;
+            (*first, *second) = (mean as f32, square as f32);
         }
     }
 }
@@ -96,6 +179,24 @@ mod tests {
         AdamW::new(3).update(&mut weights, &[1.0; 3], &groups, 0.01);
         assert!((weights[0] + 0.01).abs() < 1e-6 && (weights[1] + 0.05).abs() < 1e-6, "{weights:?}");
         assert_eq!(weights[2], 0.0);
+    }
+
+    #[test]
+    fn threads_make_no_difference() {
+        let groups: Vec<Group> = [0..3, 3..4, 4..11, 11..20]
+            .into_iter()
+            .enumerate()
+            .map(|(i, range)| Group { range, rate: 1.0 + i as f64, weight_decay: 0.1 })
+            .collect();
+        let gradient: Vec<f32> = (0..20).map(|i| (i as f32 - 9.5) / 3.0).collect();
+        let half: Vec<f32> = gradient.iter().map(|slope| slope * 0.5).collect();
+        let (mut alone, mut wanted) = (AdamW::new(20), vec![0.5; 20]);
+        (0..3).for_each(|_| alone.update(&mut wanted, &half, &groups, 0.01));
+        for threads in 1..6 {
+            let (mut adam, mut weights) = (AdamW::new(20), vec![0.5; 20]);
+            (0..3).for_each(|_| adam.update_parallel(&mut weights, &gradient, &groups, 0.01, 0.5, threads));
+            assert_eq!((&weights, &adam), (&wanted, &alone), "{threads} threads");
+        }
     }
 
     #[test]

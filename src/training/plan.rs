@@ -109,7 +109,7 @@ fn fresh_adapter(setup: &FineTuneSetup, labels: &LabelSet) -> Result<AdapterBund
 
 /// The newest checkpoint of this very run, or its beginning.
 fn resume(checkpoints: &Checkpoints, initial: &[f32], observer: &mut dyn Observer) -> Result<State> {
-    let (found, passed_over) = checkpoints.latest()?;
+    let (found, passed_over) = checkpoints.latest::<State>()?;
     passed_over.into_iter().for_each(|message| observer.event(TrainingEvent::Message(message)));
     let Some(found) = found else { return Ok(State::new(initial.to_vec())) };
     observer.event(TrainingEvent::Message(format!("goes on from the checkpoint of step {}", found.state.step)));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::adapter::AdapterBundle;
-use crate::domain::{Error, GateMetric, Result};
+use crate::domain::{Decay, Error, GateMetric, Result};
 use crate::model::{Encoder, Mode};
 use crate::training::batches::{Draw, Epoch, seed_of, shards};
 use crate::training::checkpoint::{Best, Checkpoints, State};
@@ -113,7 +113,12 @@ impl Trainer<'_> {
         self.check_finite(state.step, loss, &gradient)?;
         let recipe = self.recipe;
         clip(&mut gradient, recipe.max_gradient_norm);
-        let schedule = Schedule { peak: recipe.learning_rate, warmup_steps: recipe.warmup_steps, steps: recipe.steps };
+        let schedule = Schedule {
+            peak: recipe.learning_rate,
+            warmup_steps: recipe.warmup_steps,
+            steps: recipe.steps,
+            decay: Decay::Linear,
+        };
         let learning_rate = schedule.learning_rate(state.step);
         state.adam.update(&mut state.weights, &gradient, groups, learning_rate);
         blend(&mut state.average, &state.weights, self.recipe.averaging, state.step);

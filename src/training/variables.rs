@@ -68,11 +68,16 @@ impl Variables {
 
     /// The gradients, end to end. A variable that none reached is named: the loss can fall without it.
     pub(super) fn gradient(&self, gradients: &GradStore) -> Result<Vec<f32>> {
-        let mut flat = Vec::with_capacity(self.len());
-        for Variable { name, var, .. } in &self.0 {
+        self.gradient_where(gradients, |_| true)
+    }
+
+    /// The same of the variables that `is_wanted` by name; the others' places are zero.
+    pub(super) fn gradient_where(&self, gradients: &GradStore, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<f32>> {
+        let mut flat = vec![0.0; self.len()];
+        for Variable { name, var, range } in self.0.iter().filter(|variable| is_wanted(&variable.name)) {
             let gradient = gradients.get(var.as_tensor());
             let gradient = gradient.ok_or_else(|| Error::internal(format!("no gradient reaches {name}")))?;
-            flat.extend(gradient.flatten_all()?.to_vec1::<f32>()?);
+            flat[range.clone()].copy_from_slice(&gradient.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(flat)
     }
@@ -83,13 +88,20 @@ impl Variables {
         self.0.iter().find(is_bad).map(|variable| variable.name.as_str())
     }
 
-    /// Biases do not decay; a head learns at its own rate.
-    pub(super) fn groups(&self, recipe: &Recipe) -> Vec<Group> {
-        let group = |Variable { name, range, .. }: &Variable| Group {
-            range: range.clone(),
-            rate: if name.contains("lora_") { 1.0 } else { recipe.head_rate },
-            weight_decay: if name.ends_with("bias") { 0.0 } else { recipe.weight_decay },
+    /// One group a variable, with the rate and the weight decay that `of` gives its name.
+    pub(super) fn groups_by(&self, of: impl Fn(&str) -> (f64, f64)) -> Vec<Group> {
+        let group = |Variable { name, range, .. }: &Variable| {
+            let (rate, weight_decay) = of(name);
+            Group { range: range.clone(), rate, weight_decay }
         };
         self.0.iter().map(group).collect()
+    }
+
+    /// Biases do not decay; a head learns at its own rate.
+    pub(super) fn groups(&self, recipe: &Recipe) -> Vec<Group> {
+        self.groups_by(|name| {
+            let rate = if name.contains("lora_") { 1.0 } else { recipe.head_rate };
+            (rate, if name.ends_with("bias") { 0.0 } else { recipe.weight_decay })
+        })
     }
 }

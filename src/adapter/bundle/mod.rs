@@ -152,6 +152,12 @@ impl AdapterBundle {
         Ok(Self { lora, head, ..self.clone() })
     }
 
+    /// The same adapter with another account of itself; what its head and labels are must stay.
+    #[must_use]
+    pub fn with_card(self, card: AdapterCard) -> Self {
+        Self { card, ..self }
+    }
+
     /// The files of this adapter, as PEFT writes them. Same weights, same bytes.
     pub fn to_files(&self, encoder: &Encoder) -> Result<AdapterFiles> {
         let of_head: BTreeMap<String, Tensor> = self.head.tensors().into_iter().collect();

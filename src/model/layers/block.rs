@@ -61,9 +61,9 @@ impl Block {
         let [q, k, v] = qkv;
         let (q, k, v) = (q.forward(x, pass)?, k.forward(x, pass)?, v.forward(x, pass)?);
         let mixed = attention([&q, &k, &v], &pass.bounds, self.heads, self.window)?;
-        let x = norm.of_sum(&self.attention_output.forward(&mixed, pass)?, x)?;
+        let x = norm.of_sum(&self.attention_output.forward(&mixed, pass)?, x, pass.sink)?;
         let wide = activate(&self.intermediate.forward(&x, pass)?, self.activation)?;
-        self.feed_forward_norm.of_sum(&self.output.forward(&wide, pass)?, &x)
+        self.feed_forward_norm.of_sum(&self.output.forward(&wide, pass)?, &x, pass.sink)
     }
 
     fn pre_norm(
@@ -74,7 +74,7 @@ impl Block {
         norm: Option<&Norm>,
         pass: &Pass<'_>,
     ) -> Result<Tensor> {
-        let normal = norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))?;
+        let normal = norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x, pass.sink))?;
         let mut qkv = qkv.forward(&normal, pass)?;
         if let Some(rotary) = rotary {
             qkv = rotary.forward(&qkv, &pass.bounds)?;
@@ -83,7 +83,7 @@ impl Block {
         let third = |i| qkv.narrow(1, i * hidden, hidden);
         let mixed = attention([&third(0)?, &third(1)?, &third(2)?], &pass.bounds, self.heads, self.window)?;
         let x = (x + self.attention_output.forward(&mixed, pass)?)?;
-        let wide = self.intermediate.forward(&self.feed_forward_norm.forward(&x)?, pass)?;
+        let wide = self.intermediate.forward(&self.feed_forward_norm.forward(&x, pass.sink)?, pass)?;
         let gated = activate_gated(&wide, self.activation)?;
         &x + self.output.forward(&gated, pass)?
     }

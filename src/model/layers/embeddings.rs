@@ -29,7 +29,7 @@ impl Embeddings {
     /// (tokens, hidden). Ids must be within their tables.
     pub(crate) fn forward(&self, input: &Packed) -> Result<Tensor> {
         let sums = if self.words.device().is_cpu() { self.gather(input)? } else { self.plain(input)? };
-        let normal = self.norm.forward(&sums)?;
+        let normal = self.norm.forward(&sums, None)?;
         match &self.projection {
             Some((weight, bias)) => super::dense(&normal, weight, bias),
             None => Ok(normal),

@@ -63,7 +63,7 @@ fn two_adapters(linear: &Linear, inputs: &[Tensor], mode: Mode, is_plain: bool) 
     let first = lora(Some((&inputs[1], &inputs[2])), None);
     let second = lora(Some((&inputs[3], &inputs[4])), Some(&inputs[5]));
     let adapters = SegmentAdapters(vec![(2..5, &first), (5..9, &second)]);
-    let pass = Pass { bounds: Arc::from([0, 12]), adapters: &adapters, mode };
+    let pass = Pass { bounds: Arc::from([0, 12]), adapters: &adapters, mode, sink: None };
     if is_plain { linear.plain(&inputs[0], &pass) } else { linear.forward(&inputs[0], &pass) }
 }
 
@@ -89,7 +89,7 @@ fn a_linear_with_one_adapter_and_dropout() {
         let run = |is_plain: bool, inputs: &[Tensor]| {
             let adapter = lora(Some((&inputs[1], &inputs[2])), None);
             let adapters = SegmentAdapters(vec![(0..12, &adapter)]);
-            let pass = Pass { bounds: Arc::from([0, 5, 12]), adapters: &adapters, mode };
+            let pass = Pass { bounds: Arc::from([0, 5, 12]), adapters: &adapters, mode, sink: None };
             if is_plain { linear.plain(&inputs[0], &pass) } else { linear.forward(&inputs[0], &pass) }
         };
         // without a gradient nothing is dropped, so only the tracked pass can be compared in training
@@ -109,7 +109,7 @@ fn an_adapters_halves_get_gradients_where_the_hidden_states_need_none() {
     let run = |is_plain: bool, inputs: &[Tensor]| {
         let adapter = lora(Some((&inputs[0], &inputs[1])), None);
         let adapters = SegmentAdapters(vec![(0..12, &adapter)]);
-        let pass = Pass { bounds: Arc::from([0, 12]), adapters: &adapters, mode: Mode::Eval };
+        let pass = Pass { bounds: Arc::from([0, 12]), adapters: &adapters, mode: Mode::Eval, sink: None };
         if is_plain { linear.plain(&x, &pass) } else { linear.forward(&x, &pass) }
     };
     check("x untracked", &inputs, |inputs| run(false, inputs), |inputs| run(true, inputs));
@@ -121,7 +121,7 @@ fn an_update_that_does_not_fit_is_an_error() {
     for (a, b) in [((2, 9), (7, 2)), ((2, 10), (7, 3)), ((2, 10), (6, 2))] {
         let adapter = lora(Some((&tensor(a.0, a.1, 1), &tensor(b.0, b.1, 2))), None);
         let adapters = SegmentAdapters(vec![(0..12, &adapter)]);
-        let pass = Pass { bounds: Arc::from([0, 12]), adapters: &adapters, mode: Mode::Eval };
+        let pass = Pass { bounds: Arc::from([0, 12]), adapters: &adapters, mode: Mode::Eval, sink: None };
         let error = linear.forward(&tensor(12, 10, 1), &pass).unwrap_err();
         assert!(error.to_string().contains("does not fit"), "{error}");
     }
@@ -162,8 +162,8 @@ fn norms() {
         let (gain, eps) = (vector(33, 21), 1e-5);
         let norm = Norm::new(gain.clone(), bias.clone(), eps);
         let twin = |x: &Tensor| plain::layer_norm(x, &gain, bias.as_ref(), eps);
-        check("norm", &[tensor(5, 33, 1)], |x| norm.forward(&x[0]), |x| twin(&x[0]));
-        let sum = |x: &[Tensor]| norm.of_sum(&x[0], &x[1]);
+        check("norm", &[tensor(5, 33, 1)], |x| norm.forward(&x[0], None), |x| twin(&x[0]));
+        let sum = |x: &[Tensor]| norm.of_sum(&x[0], &x[1], None);
         check("norm of a sum", &[tensor(5, 33, 1), tensor(5, 33, 2)], sum, |x| twin(&(&x[0] + &x[1])?));
     }
 }

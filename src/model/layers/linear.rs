@@ -1,4 +1,4 @@
-//! A frozen linear of the encoder, with each segment's low-rank update: base product once for all tokens.
+//! A linear of the encoder, frozen or trained, with each segment's low-rank update: base product once for all tokens.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,15 +6,22 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 
 use super::function::{Function, apply1, apply3, floats};
+use super::trained::TrainedLinear;
 use super::{Pass, Place, plain};
 use crate::model::kernels::packed::{Frozen, Kernel};
 use crate::model::kernels::{self, Dropout, Mat, MatMut, multiply, multiply_add};
 use crate::model::{Delta, Site};
 
-/// `y = x·Wᵀ + b`, and what adapters add at this site. The weights get no gradient.
+/// `y = x·Wᵀ + b`, and what adapters add at this site.
 pub(crate) struct Linear {
     site: Site,
-    base: Base,
+    weights: Weights,
+}
+
+enum Weights {
+    /// They get no gradient.
+    Frozen(Base),
+    Trained(TrainedLinear),
 }
 
 /// What one adapter changes here.
@@ -29,17 +36,39 @@ impl Linear {
     /// `weight` as checkpoints keep it, (out, in).
     pub(crate) fn new(site: Site, weight: &Tensor, bias: Option<Tensor>, kernel: Kernel) -> Result<Self> {
         let frozen = Arc::new(Frozen::new(kernel));
-        Ok(Self { site, base: Base { weight: weight.t()?.contiguous()?, bias, frozen } })
+        Ok(Self { site, weights: Weights::Frozen(Base { weight: weight.t()?.contiguous()?, bias, frozen }) })
+    }
+
+    pub(crate) fn trained(site: Site, weights: TrainedLinear) -> Self {
+        Self { site, weights: Weights::Trained(weights) }
     }
 
     /// (out, in)
     pub(crate) fn shape(&self) -> (usize, usize) {
-        let dims = self.base.weight.dims();
-        (dims[1], dims[0])
+        match &self.weights {
+            Weights::Frozen(base) => (base.weight.dims()[1], base.weight.dims()[0]),
+            Weights::Trained(linear) => (linear.out, linear.width),
+        }
     }
 
+    /// Of frozen weights.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        std::iter::once(&self.base.weight).chain(&self.base.bias)
+        let base = self.frozen();
+        base.into_iter().flat_map(|base| std::iter::once(&base.weight).chain(&base.bias))
+    }
+
+    fn frozen(&self) -> Option<&Base> {
+        match &self.weights {
+            Weights::Frozen(base) => Some(base),
+            Weights::Trained(_) => None,
+        }
+    }
+
+    /// To be called when trained weights have changed.
+    pub(crate) fn refresh(&self) {
+        if let Weights::Trained(linear) = &self.weights {
+            linear.refresh();
+        }
     }
 
     /// (tokens, in) to (tokens, out).
@@ -50,9 +79,10 @@ impl Linear {
         self.differentiable(x, &self.parts(pass)?, pass)
     }
 
-    /// Wᵀ, (in, out), and the bias, (out).
-    pub(crate) fn weights(&self) -> (&Tensor, Option<&Tensor>) {
-        (&self.base.weight, self.base.bias.as_ref())
+    /// Wᵀ, (in, out), and the bias, (out); of frozen weights.
+    pub(crate) fn weights(&self) -> Result<(&Tensor, Option<&Tensor>)> {
+        let Some(base) = self.frozen() else { bail!("weights under training are not packed for serving") };
+        Ok((&base.weight, base.bias.as_ref()))
     }
 
     fn parts<'a>(&self, pass: &Pass<'a>) -> Result<Vec<Part<'a>>> {
@@ -87,13 +117,16 @@ impl Linear {
     }
 
     fn piece(&self, x: &Tensor, part: Option<&Part<'_>>, pass: &Pass<'_>) -> Result<Tensor> {
-        let base = self.base.clone();
-        let y = match part.and_then(|part| part.delta) {
-            Some(delta) => {
-                let dropout = Place::Site(self.site).dropout(pass.mode);
-                apply3(Adapted { base, scale: delta.scale as f32, dropout }, [x, &delta.a, &delta.b])?
+        let update = part.and_then(|part| part.delta).map(|delta| (delta, LowRank::of(delta, self.site, pass)));
+        let y = match (&self.weights, update) {
+            (Weights::Frozen(base), Some((delta, update))) => {
+                apply3(Adapted { base: base.clone(), update }, [x, &delta.a, &delta.b])?
             }
-            None => apply1(base, x)?,
+            (Weights::Frozen(base), None) => apply1(base.clone(), x)?,
+            (Weights::Trained(linear), Some((delta, update))) => {
+                (linear.forward(x, pass.sink)? + apply3(update, [x, &delta.a, &delta.b])?)?
+            }
+            (Weights::Trained(linear), None) => linear.forward(x, pass.sink)?,
         };
         match part.and_then(|part| part.bias) {
             Some(bias) => y.broadcast_add(bias),
@@ -105,7 +138,8 @@ impl Linear {
     pub(super) fn plain(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let parts = self.parts(pass)?;
         let (tokens, (out, _)) = (x.dim(0)?, self.shape());
-        let y = plain::linear(x, &self.base.weight.t()?, self.base.bias.as_ref())?;
+        let (weight, bias) = self.weights()?;
+        let y = plain::linear(x, &weight.t()?, bias)?;
         if parts.is_empty() {
             return Ok(y);
         }
@@ -191,14 +225,17 @@ impl Function<1> for Base {
     }
 }
 
-/// `x·Wᵀ + b + scale·dropout(x)·Aᵀ·Bᵀ` of x, A and B.
-struct Adapted {
-    base: Base,
+/// `scale·dropout(x)·Aᵀ·Bᵀ` of x, A and B.
+struct LowRank {
     scale: f32,
     dropout: Option<Dropout>,
 }
 
-impl Adapted {
+impl LowRank {
+    fn of(delta: &Delta, site: Site, pass: &Pass<'_>) -> Self {
+        Self { scale: delta.scale as f32, dropout: Place::Site(site).dropout(pass.mode) }
+    }
+
     /// Calls `then` with what A sees of x.
     fn dropped<R>(&self, x: Mat<'_>, then: impl FnOnce(Mat<'_>) -> R) -> R {
         let Some(dropout) = self.dropout else { return then(x) };
@@ -207,8 +244,12 @@ impl Adapted {
         then(Mat::new(&kept, x.rows(), x.cols()))
     }
 
+    fn add(&self, y: &mut [f32], [x, a, b]: [Mat<'_>; 3]) {
+        self.dropped(x, |x| add_update(MatMut::new(y, x.rows(), b.rows()), x, a, b, self.scale));
+    }
+
     /// Adds what reaches x through A and B.
-    fn add_update_gradient(&self, dx: &mut [f32], narrow: Mat<'_>, a: Mat<'_>) {
+    fn add_gradient(&self, dx: &mut [f32], narrow: Mat<'_>, a: Mat<'_>) {
         let (rows, cols) = (narrow.rows(), a.cols());
         let Some(dropout) = self.dropout else {
             return multiply_add(MatMut::new(dx, rows, cols), 1.0, narrow, a);
@@ -218,24 +259,9 @@ impl Adapted {
         dropout.apply(&mut through);
         kernels::add(dx, &through);
     }
-}
 
-impl Function<3> for Adapted {
-    const NAME: &'static str = "adapted linear";
-
-    fn forward(&self, [x, a, b]: [Mat<'_>; 3]) -> Result<(Vec<f32>, usize)> {
-        let (mut y, cols) = self.base.forward([x])?;
-        self.dropped(x, |x| add_update(MatMut::new(&mut y, x.rows(), cols), x, a, b, self.scale));
-        Ok((y, cols))
-    }
-
-    /// With u = dropout(x)·Aᵀ and h = scale·gradient·B: dB = scale·gradientᵀ·u, dA = hᵀ·dropout(x), dx = gradient·W + h·A.
-    fn backward(
-        &self,
-        [x, a, b]: [Mat<'_>; 3],
-        gradient: Mat<'_>,
-        [wants_x, ..]: [bool; 3],
-    ) -> Result<[Option<Vec<f32>>; 3]> {
+    /// With u = dropout(x)·Aᵀ and h = scale·gradient·B: dB = scale·gradientᵀ·u, dA = hᵀ·dropout(x), and h·A is added to `dx`.
+    fn gradients(&self, [x, a, b]: [Mat<'_>; 3], gradient: Mat<'_>, mut dx: Option<Vec<f32>>) -> [Option<Vec<f32>>; 3] {
         let (tokens, rank) = (x.rows(), a.rows());
         let mut narrow = vec![0.0; tokens * rank];
         multiply(MatMut::new(&mut narrow, tokens, rank), self.scale, gradient, b);
@@ -246,10 +272,56 @@ impl Function<3> for Adapted {
             multiply(MatMut::new(&mut da, rank, a.cols()), 1.0, narrow.t(), x);
             multiply(MatMut::new(&mut db, b.rows(), rank), self.scale, gradient.t(), Mat::new(&u, tokens, rank));
         });
-        let mut dx = if wants_x { Some(self.base.pull(gradient)?) } else { None };
         if let Some(dx) = &mut dx {
-            self.add_update_gradient(dx, narrow, a);
+            self.add_gradient(dx, narrow, a);
         }
-        Ok([dx, Some(da), Some(db)])
+        [dx, Some(da), Some(db)]
+    }
+}
+
+impl Function<3> for LowRank {
+    const NAME: &'static str = "low-rank update";
+
+    fn forward(&self, args: [Mat<'_>; 3]) -> Result<(Vec<f32>, usize)> {
+        let (rows, cols) = (args[0].rows(), args[2].rows());
+        let mut y = vec![0.0; rows * cols];
+        self.add(&mut y, args);
+        Ok((y, cols))
+    }
+
+    fn backward(
+        &self,
+        args: [Mat<'_>; 3],
+        gradient: Mat<'_>,
+        [wants_x, ..]: [bool; 3],
+    ) -> Result<[Option<Vec<f32>>; 3]> {
+        let dx = wants_x.then(|| vec![0.0; args[0].rows() * args[0].cols()]);
+        Ok(self.gradients(args, gradient, dx))
+    }
+}
+
+/// The base product with a low-rank update, of x, A and B.
+struct Adapted {
+    base: Base,
+    update: LowRank,
+}
+
+impl Function<3> for Adapted {
+    const NAME: &'static str = "adapted linear";
+
+    fn forward(&self, args: [Mat<'_>; 3]) -> Result<(Vec<f32>, usize)> {
+        let (mut y, cols) = self.base.forward([args[0]])?;
+        self.update.add(&mut y, args);
+        Ok((y, cols))
+    }
+
+    fn backward(
+        &self,
+        args: [Mat<'_>; 3],
+        gradient: Mat<'_>,
+        [wants_x, ..]: [bool; 3],
+    ) -> Result<[Option<Vec<f32>>; 3]> {
+        let dx = if wants_x { Some(self.base.pull(gradient)?) } else { None };
+        Ok(self.update.gradients(args, gradient, dx))
     }
 }

@@ -16,6 +16,7 @@ mod norm;
 mod plain;
 mod pooling;
 mod rotary;
+mod trained;
 
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub(super) use norm::Norm;
 pub(super) use plain::layer_norm;
 pub(super) use pooling::{first_rows, mean_rows};
 pub(super) use rotary::Rotary;
+pub(super) use trained::{Master, TrainedLinear, TrainedNorm};
+pub use trained::{Sink, Slot};
 
 /// What all layers of one forward pass share.
 pub(super) struct Pass<'a> {
@@ -38,4 +41,6 @@ pub(super) struct Pass<'a> {
     pub(super) bounds: Arc<[usize]>,
     pub(super) adapters: &'a SegmentAdapters<'a>,
     pub(super) mode: Mode,
+    /// Where gradients of trained base weights go.
+    pub(super) sink: Option<&'a Arc<Sink>>,
 }

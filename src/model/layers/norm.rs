@@ -1,13 +1,23 @@
-//! The encoder's layer norms, alone and after a residual sum. Their weights are frozen.
+//! The encoder's layer norms, alone and after a residual sum.
 
-use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, bail};
 
 use super::function::{Function, apply1, apply2, floats};
 use super::plain;
+use super::trained::{Sink, TrainedNorm};
 use crate::model::kernels::{self, Mat, NormWeights};
 
+/// A norm of the encoder, frozen or trained.
 #[derive(Clone)]
-pub(crate) struct Norm {
+pub(crate) enum Norm {
+    Frozen(FrozenNorm),
+    Trained(TrainedNorm),
+}
+
+#[derive(Clone)]
+pub(crate) struct FrozenNorm {
     gain: Tensor,
     bias: Option<Tensor>,
     eps: f64,
@@ -15,32 +25,47 @@ pub(crate) struct Norm {
 
 impl Norm {
     pub(crate) fn new(gain: Tensor, bias: Option<Tensor>, eps: f64) -> Self {
-        Self { gain, bias, eps }
+        Self::Frozen(FrozenNorm { gain, bias, eps })
     }
 
-    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        std::iter::once(&self.gain).chain(&self.bias)
-    }
-
-    /// The norm of each row.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if x.device().is_cpu() { apply1(Alone(self.clone()), &x.contiguous()?) } else { self.plain(x) }
-    }
-
-    /// The norm of each row of `x + residual`.
-    pub(super) fn of_sum(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        if x.device().is_cpu() {
-            apply2(Sum(self.clone()), x, &residual.contiguous()?)
-        } else {
-            self.plain(&(x + residual)?)
+    fn frozen(&self) -> Option<&FrozenNorm> {
+        match self {
+            Self::Frozen(norm) => Some(norm),
+            Self::Trained(_) => None,
         }
     }
 
-    /// Gain, bias and the term that keeps the root off zero.
-    pub(crate) fn parts(&self) -> (&Tensor, Option<&Tensor>, f64) {
-        (&self.gain, self.bias.as_ref(), self.eps)
+    /// Of frozen weights.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.frozen().into_iter().flat_map(|norm| std::iter::once(&norm.gain).chain(&norm.bias))
     }
 
+    /// The norm of each row; gradients of trained weights go to `sink`.
+    pub(crate) fn forward(&self, x: &Tensor, sink: Option<&Arc<Sink>>) -> Result<Tensor> {
+        match self {
+            Self::Trained(norm) => norm.forward(&x.contiguous()?, sink),
+            Self::Frozen(norm) if x.device().is_cpu() => apply1(Alone(norm.clone()), &x.contiguous()?),
+            Self::Frozen(norm) => norm.plain(x),
+        }
+    }
+
+    /// The norm of each row of `x + residual`.
+    pub(super) fn of_sum(&self, x: &Tensor, residual: &Tensor, sink: Option<&Arc<Sink>>) -> Result<Tensor> {
+        match self {
+            Self::Trained(norm) => norm.of_sum(x, &residual.contiguous()?, sink),
+            Self::Frozen(norm) if x.device().is_cpu() => apply2(Sum(norm.clone()), x, &residual.contiguous()?),
+            Self::Frozen(norm) => norm.plain(&(x + residual)?),
+        }
+    }
+
+    /// Gain, bias and the term that keeps the root off zero; of frozen weights.
+    pub(crate) fn parts(&self) -> Result<(&Tensor, Option<&Tensor>, f64)> {
+        let Some(norm) = self.frozen() else { bail!("weights under training are not packed for serving") };
+        Ok((&norm.gain, norm.bias.as_ref(), norm.eps))
+    }
+}
+
+impl FrozenNorm {
     fn plain(&self, x: &Tensor) -> Result<Tensor> {
         plain::layer_norm(x, &self.gain, self.bias.as_ref(), self.eps)
     }
@@ -63,7 +88,7 @@ impl Norm {
     }
 }
 
-struct Alone(Norm);
+struct Alone(FrozenNorm);
 
 impl Function<1> for Alone {
     const NAME: &'static str = "layer norm";
@@ -77,7 +102,7 @@ impl Function<1> for Alone {
     }
 }
 
-struct Sum(Norm);
+struct Sum(FrozenNorm);
 
 impl Sum {
     fn sums(x: Mat<'_>, y: Mat<'_>) -> Vec<f32> {

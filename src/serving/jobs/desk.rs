@@ -57,8 +57,12 @@ impl Desk {
     }
 
     pub(super) fn check(&self, spec: &JobSpec) -> Result<JobData> {
-        let JobSpec::FineTune(spec) = spec;
-        check(spec, &*self.data, &*self.publisher, self.trainer.limits())
+        match spec {
+            JobSpec::FineTune(spec) => check(spec, &*self.data, &*self.publisher, self.trainer.limits()),
+            JobSpec::PreFinetune(_) => {
+                Err(Error::unprocessable("kind: \"pre_finetune\" is not run by this server yet"))
+            }
+        }
     }
 
     pub(super) fn submit(&self, id: &JobId, spec: &JobSpec) -> Result<Job> {

@@ -70,6 +70,10 @@ impl<'a> JobObserver<'a> {
                 self.step(&Step { progress, loss, learning_rate, tokens_per_second, rows_per_second })
             }
             TrainingEvent::Validation { step, epoch, metrics, best } => self.validation(step, epoch, &metrics, best),
+            TrainingEvent::Measured(measurement) => {
+                let message = format!("gradients measured after step {}", measurement.step);
+                journal.append(self.id, NewEvent::metrics(message, measurement.to_json()), now)
+            }
             TrainingEvent::Checkpoint { step, .. } => journal.checkpointed(self.id, step, now),
             TrainingEvent::Evaluating => {
                 self.desk.become_state(self.id, JobState::Evaluating, "evaluating")?;

@@ -59,7 +59,7 @@ impl Runner {
     /// Whatever happens in it, the job's state says so and the thread lives.
     fn work(&self, job: &Job) {
         let id = &job.view.id;
-        let JobSpec::FineTune(spec) = &job.view.spec;
+        let JobSpec::FineTune(spec) = &job.view.spec else { return };
         tracing::info!(job = %id, adapter = %spec.adapter, "job begins");
         let work = Work { desk: &self.desk, job, id, spec, folder: self.desk.folder(id) };
         self.desk.steering.begin(id);

@@ -1,6 +1,8 @@
 //! Losses with their slopes, on plain numbers: each is a pure function of logits and targets. Leaves forward and backward passes to the trainer.
 
 mod binary;
+pub(super) mod concepts;
+pub(super) mod contrast;
 mod cross_entropy;
 
 /// What each row of logits should say.
@@ -17,6 +19,15 @@ pub(super) enum Targets {
 pub(super) struct Loss {
     pub sum: f64,
     pub slope: Vec<f32>,
+}
+
+impl Loss {
+    /// `factor` times the loss.
+    pub(super) fn scaled(mut self, factor: f64) -> Self {
+        self.sum *= factor;
+        self.slope.iter_mut().for_each(|slope| *slope *= factor as f32);
+        self
+    }
 }
 
 impl Targets {

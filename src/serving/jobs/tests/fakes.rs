@@ -222,6 +222,6 @@ pub(super) fn spec(changes: serde_json::Value) -> JobSpec {
 }
 
 pub(super) fn fine_tune(changes: serde_json::Value) -> FineTuneSpec {
-    let JobSpec::FineTune(spec) = spec(changes);
+    let JobSpec::FineTune(spec) = spec(changes) else { panic!("a fine-tuning job") };
     spec
 }

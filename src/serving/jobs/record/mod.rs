@@ -1,5 +1,7 @@
 //! A job's spec as JSON, in the shape of the contract: what callers send, what files hold and what the journal keeps.
 
+mod pre_finetune;
+
 use std::str::FromStr;
 
 use serde_json::{Value, json};
@@ -24,16 +26,20 @@ pub fn parse_spec(value: Value) -> Result<JobSpec> {
     let mut job = Fields::of("", value)?;
     match job.required("kind", text)?.as_str() {
         "fine_tune" => fine_tune(job).map(JobSpec::FineTune),
-        "pre_finetune" => {
-            Err(Error::unprocessable("kind: \"pre_finetune\" is not available in this version; \"fine_tune\" is"))
-        }
+        "pre_finetune" => pre_finetune::read(job).map(JobSpec::PreFinetune),
         other => Err(Error::invalid(format!("kind: {other:?} is neither \"fine_tune\" nor \"pre_finetune\""))),
     }
 }
 
 /// The spec with every default filled in; [`parse_spec`] reads it back.
 pub fn spec_to_json(spec: &JobSpec) -> Value {
-    let JobSpec::FineTune(spec) = spec;
+    match spec {
+        JobSpec::FineTune(spec) => fine_tune_to_json(spec),
+        JobSpec::PreFinetune(spec) => pre_finetune::to_json(spec),
+    }
+}
+
+fn fine_tune_to_json(spec: &FineTuneSpec) -> Value {
     json!({
         "kind": "fine_tune",
         "adapter": spec.adapter.as_str(),
@@ -130,7 +136,7 @@ fn auto_to_json<T: Into<Value>>(value: Auto<T>) -> Value {
 }
 
 /// `"auto"`, `"all"`, `"last:2"` or `[4, 5]`.
-fn read_layers(value: Value) -> Result<LayerChoice> {
+pub(super) fn read_layers(value: Value) -> Result<LayerChoice> {
     let wanted =
         |got: &Value| Error::invalid(format!("{got} is none of \"auto\", \"all\", \"last:N\" and a list of layers"));
     match &value {
@@ -154,7 +160,7 @@ pub(super) fn layers_to_json(layers: &LayerChoice) -> Value {
     }
 }
 
-fn read_target_modules(value: Value) -> Result<Option<Vec<String>>> {
+pub(super) fn read_target_modules(value: Value) -> Result<Option<Vec<String>>> {
     auto(list(text))(value).map(|modules| match modules {
         Auto::Auto => None,
         Auto::Set(modules) => Some(modules),
@@ -171,14 +177,14 @@ fn read_gate(mut fields: Fields) -> Result<Gate> {
     Ok(gate)
 }
 
-fn read_publish(value: Value) -> Result<Publish> {
+pub(super) fn read_publish(value: Value) -> Result<Publish> {
     [Publish::Activate, Publish::Stage, Publish::Never]
         .into_iter()
         .find(|&publish| value.as_str() == Some(publish_word(publish)))
         .ok_or_else(|| Error::invalid(format!("{value} is none of \"activate\", \"stage\", \"never\"")))
 }
 
-fn publish_word(publish: Publish) -> &'static str {
+pub(super) fn publish_word(publish: Publish) -> &'static str {
     match publish {
         Publish::Activate => "activate",
         Publish::Stage => "stage",
@@ -200,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_contracts_example_reads_as_it_is_meant() {
-        let JobSpec::FineTune(spec) = spec_from_json(CONTRACT.as_bytes()).unwrap();
+        let JobSpec::FineTune(spec) = spec_from_json(CONTRACT.as_bytes()).unwrap() else { panic!("a fine-tuning job") };
         assert_eq!(spec.adapter.as_str(), "bank-intents");
         assert_eq!(spec.init_from.unwrap().to_string(), "classify-primary");
         assert_eq!(spec.test.unwrap().to_string(), "banking77:test");
@@ -259,12 +265,5 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{field} = {value}");
             assert!(error.message().starts_with(message), "{field} = {value}: {error}");
         }
-    }
-
-    #[test]
-    fn pre_finetuning_is_refused_as_not_available() {
-        let error = spec_from_json(br#"{"kind":"pre_finetune","strategy":"task_primary"}"#).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unprocessable);
-        assert!(error.message().contains("not available in this version"), "{error}");
     }
 }

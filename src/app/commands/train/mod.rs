@@ -1,5 +1,7 @@
 //! `trunkline train`: the server's own jobs, in the foreground with a progress bar.
 
+mod pre_finetune;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,12 +17,14 @@ use crate::serving::jobs::{JobEvent, JobView, Jobs, JobsConfig, parse_spec};
 use crate::serving::{Backbones, DatasetService};
 use crate::telemetry::Metrics;
 
+use pre_finetune::PreFinetuneArgs;
+
 #[derive(Debug, Subcommand)]
 pub(in crate::app) enum TrainCommand {
     /// Fine-tune an adapter and its head on labelled data, and publish it
     FineTune(Box<FineTuneArgs>),
-    /// Multi-task pre-finetuning (not available in this version)
-    PreFinetune,
+    /// Train the backbone itself on many data sets of both families, and leave it with an adapter for each family to start from
+    PreFinetune(Box<PreFinetuneArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -64,7 +68,7 @@ pub(in crate::app) struct FineTuneArgs {
 pub(in crate::app) fn run(command: TrainCommand) -> Result<()> {
     match command {
         TrainCommand::FineTune(args) => fine_tune(&args),
-        TrainCommand::PreFinetune => Err(Error::unprocessable("pre-finetuning is not available in this version")),
+        TrainCommand::PreFinetune(args) => pre_finetune::run(&args),
     }
 }
 
@@ -191,20 +195,9 @@ impl FineTuneArgs {
         for (key, value) in texts {
             value.map(|value| spec.insert(key.to_owned(), Value::String(value)));
         }
-        self.lay_settings(&mut spec)?;
+        lay_settings(&self.settings, &mut spec)?;
         self.lay_data(&mut spec, datasets)?;
         parse_spec(Value::Object(spec))
-    }
-
-    fn lay_settings(&self, spec: &mut Map<String, Value>) -> Result<()> {
-        for setting in &self.settings {
-            let (name, value) = setting
-                .split_once('=')
-                .ok_or_else(|| Error::invalid(format!("--set {setting:?}: NAME=VALUE is wanted, as in epochs=8")))?;
-            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-            part(spec, "hyperparameters")?.insert(name.to_owned(), value);
-        }
-        Ok(())
     }
 
     fn lay_data(&self, spec: &mut Map<String, Value>, datasets: &DatasetService) -> Result<()> {
@@ -228,6 +221,18 @@ impl FineTuneArgs {
         datasets.put(&name, family.into(), split, &rows.to_jsonl())?;
         Ok(format!("{name}:{split}"))
     }
+}
+
+/// `NAME=VALUE` of each flag, under `hyperparameters`.
+fn lay_settings(settings: &[String], spec: &mut Map<String, Value>) -> Result<()> {
+    for setting in settings {
+        let (name, value) = setting
+            .split_once('=')
+            .ok_or_else(|| Error::invalid(format!("--set {setting:?}: NAME=VALUE is wanted, as in epochs=8")))?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+        part(spec, "hyperparameters")?.insert(name.to_owned(), value);
+    }
+    Ok(())
 }
 
 fn object(bytes: &[u8], path: &Path) -> Result<Map<String, Value>> {
