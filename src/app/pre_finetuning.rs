@@ -39,7 +39,7 @@ pub(super) fn run(
     let setup = PreFinetuneSetup {
         encoder: model.encoder.clone(),
         tokenizer: model.tokenizer.clone(),
-        fingerprint: model.info.fingerprint.clone(),
+        fingerprint: model.fingerprint.clone(),
         spec: spec.clone(),
         ner,
         classify,
@@ -47,15 +47,15 @@ pub(super) fn run(
         threads: model.threads,
     };
     match pre_finetune(setup, observer)? {
-        PreFinetuneOutcome::Finished(trained) => leave(&trained, &model.info, spec, out).map(Some),
+        PreFinetuneOutcome::Finished(trained) => leave(&trained, &model.folder, spec, out).map(Some),
         PreFinetuneOutcome::Stopped(Control::Cancel | Control::Pause | Control::Continue) => Ok(None),
     }
 }
 
-fn leave(trained: &PreFinetuned, parent: &BackboneInfo, spec: &PreFinetuneSpec, out: &Path) -> Result<Left> {
+fn leave(trained: &PreFinetuned, parent: &Path, spec: &PreFinetuneSpec, out: &Path) -> Result<Left> {
     let write_weights = |path: &Path| trained.write_weights(path);
     let outputs = &spec.outputs;
-    let backbone = derive(&parent.folder, &out.join(outputs.backbone.as_str()), &trained.provenance, write_weights)?;
+    let backbone = derive(parent, &out.join(outputs.backbone.as_str()), &trained.provenance, write_weights)?;
     let primary = |family: Family| {
         let folder = out.join(outputs.primary(family).as_str());
         write_adapter(&trained.primary(family, &backbone.fingerprint)?, &folder)?;
