@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What a server carries, measured with `trunkline bench` on loopback: requests/s and latency, many adapters against one, one text
-through eight adapters against eight requests, memory after many requests.
+through eight adapters against eight requests, a prefix cache, memory after many requests.
 
     cargo build --release
     tests/bench/serving.py [--seconds 8] [--rounds 3] [--requests 1000000]
@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import pathlib
+import random
 import statistics
 import subprocess
 import sys
@@ -111,6 +112,26 @@ def one_text_through_eight(server, names, arguments):
           f"8 single requests take {ratio:.2f} times as long", flush=True)
 
 
+def one_text_after_the_other(servers, names, texts):
+    """A new text through eight adapters, one request each, with and without `--prefix-cache`; in turn."""
+    eight, draw = names["classify"][:4] + names["ner"][:4], random.Random(1)
+    times = {kind: {"first": [], "all": []} for kind in servers}
+    connections = {kind: server.connect() for kind, server in servers.items()}
+    for _ in range(texts):
+        text = " ".join(draw.choices(["time", "people", "water", "house", "place", "money", "book", "story", "night", "world"], k=30))
+        for kind, server in servers.items():
+            began = time.perf_counter()
+            for at, name in enumerate(eight):
+                server.call("POST", f"/v1/{name.split('-')[0]}", {"inputs": text, "adapter": name}, connection=connections[kind])
+                if at == 0:
+                    times[kind]["first"].append(time.perf_counter() - began)
+            times[kind]["all"].append(time.perf_counter() - began)
+    for part in ("first", "all"):
+        middle = {kind: 1e3 * statistics.median(found[part]) for kind, found in times.items()}
+        ratio = statistics.median(a / b for a, b in zip(times["kept"][part], times["plain"][part]))
+        print(f"a new text, {part} of 8 requests: {middle['plain']:.2f} ms, with a prefix cache {middle['kept']:.2f} ms ({ratio:.2f} times as long)", flush=True)
+
+
 def memory_of(server):
     status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmRSS"))
@@ -151,6 +172,11 @@ def main():
             one_adapter(binary, server, names, arguments)
             many_adapters(binary, server, names, arguments)
             one_text_through_eight(server, names, arguments)
+            keeping = Server(binary, folder / "state-keeping", folder / "adapters", "--prefix-cache", str(64 << 20), *arguments.flag).start()
+            try:
+                one_text_after_the_other({"plain": server, "kept": keeping}, names, 300)
+            finally:
+                keeping.stop()
             if arguments.requests:
                 growth(binary, server, names, arguments)
         finally:
