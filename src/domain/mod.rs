@@ -2,6 +2,7 @@
 
 mod adapter;
 mod backbone;
+mod candidates;
 mod error;
 mod input;
 mod job;
@@ -15,6 +16,7 @@ mod task;
 
 pub use adapter::{AdapterIdentity, AdapterName, AdapterRef, Alias, AliasTarget, Digest};
 pub use backbone::BackboneIdentity;
+pub use candidates::{CandidateLabels, HypothesisTemplate};
 pub use error::{Error, ErrorKind, Result};
 pub use input::TextInput;
 pub use job::{

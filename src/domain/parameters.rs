@@ -1,5 +1,7 @@
 //! What a caller may choose for one request. Defaults are the contract's.
 
+use crate::domain::{CandidateLabels, HypothesisTemplate};
+
 /// How token tags become entities; the words of Hugging Face's pipelines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Aggregation {
@@ -57,7 +59,8 @@ pub struct NerParameters {
     pub long_text: LongText,
     /// Tokens that neighbouring windows share.
     pub stride: usize,
-    pub candidate_labels: Option<Vec<String>>,
+    /// The entity types, for an adapter that compares with names.
+    pub candidate_labels: Option<CandidateLabels>,
 }
 
 impl Default for NerParameters {
@@ -82,12 +85,22 @@ pub struct ClassifyParameters {
     pub activation: Option<Activation>,
     pub threshold: f32,
     pub long_text: LongText,
-    pub candidate_labels: Option<Vec<String>>,
+    /// The classes, for an adapter that compares with names.
+    pub candidate_labels: Option<CandidateLabels>,
+    /// What is encoded of them.
+    pub hypothesis_template: HypothesisTemplate,
 }
 
 impl Default for ClassifyParameters {
     fn default() -> Self {
-        Self { top_k: None, activation: None, threshold: 0.0, long_text: LongText::Truncate, candidate_labels: None }
+        Self {
+            top_k: None,
+            activation: None,
+            threshold: 0.0,
+            long_text: LongText::Truncate,
+            candidate_labels: None,
+            hypothesis_template: HypothesisTemplate::default(),
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::adapter::AdapterBundle;
-use crate::domain::{AdapterIdentity, BackboneIdentity, EmbedParameters, Error, HeadForm, Result};
+use crate::domain::{AdapterIdentity, BackboneIdentity, EmbedParameters, Error, HeadForm, Matrix, Result};
 use crate::engine::worker::answer;
-use crate::engine::{BatchSequence, ResidentAdapter, Through, Work};
+use crate::engine::{BatchSequence, Output, ResidentAdapter, Through, Work};
 use crate::model::Encoder;
 
 /// A text no tokenizer is needed for: every vocabulary has a token 0.
@@ -37,19 +37,18 @@ impl ResidentBackbone {
         bundle: AdapterBundle,
     ) -> Result<Arc<ResidentAdapter>> {
         let adapter = Arc::new(ResidentAdapter::new(identity, bundle, self)?);
-        self.try_out(match adapter.head.form() {
-            HeadForm::Labels => Work::Head(adapter.clone()),
-            HeadForm::Concepts | HeadForm::Similarity => {
-                Work::Embed(Through::Adapter(adapter.clone()), EmbedParameters::default())
-            }
-        })?;
+        if adapter.head.form() == HeadForm::Labels {
+            self.try_out(Work::Head(adapter.clone()))?;
+        } else if let Output::Embedding(name) = self.try_out(Work::Name(adapter.clone()))? {
+            self.try_out(Work::Compare(adapter.clone(), Arc::new(Matrix::new(name.len(), name))))?;
+        }
         Ok(adapter)
     }
 
-    fn try_out(&self, work: Work) -> Result<()> {
+    fn try_out(&self, work: Work) -> Result<Output> {
         let (ids, type_ids) = (TRIAL_IDS.into(), [0; TRIAL_IDS.len()].into());
         let answers = answer(&[BatchSequence { ids, type_ids, work }], None);
         let output = answers.outputs.into_iter().next();
-        output.unwrap_or_else(|| Err(Error::internal("a pass without an answer"))).map(drop)
+        output.unwrap_or_else(|| Err(Error::internal("a pass without an answer")))
     }
 }

@@ -20,6 +20,10 @@ pub enum Work {
     Head(Arc<ResidentAdapter>),
     /// A pooled hidden state.
     Embed(Through, EmbedParameters),
+    /// A name, as the adapter's head compares with it: a unit vector.
+    Name(Arc<ResidentAdapter>),
+    /// The adapter's logits against names, a [`Work::Name`] a row.
+    Compare(Arc<ResidentAdapter>, Arc<Matrix>),
 }
 
 /// Whose layers a text runs through.
@@ -35,7 +39,8 @@ impl Work {
     /// Whose layers the sequence runs through; None: the base model's alone.
     pub fn adapter(&self) -> Option<&Arc<ResidentAdapter>> {
         match self {
-            Self::Head(adapter) | Self::Embed(Through::Adapter(adapter), _) => Some(adapter),
+            Self::Head(adapter) | Self::Name(adapter) | Self::Compare(adapter, _) => Some(adapter),
+            Self::Embed(Through::Adapter(adapter), _) => Some(adapter),
             Self::Embed(Through::Base(_), _) => None,
         }
     }
@@ -43,8 +48,9 @@ impl Work {
     /// Which backbone computes it.
     pub fn backbone(&self) -> &Arc<ResidentBackbone> {
         match self {
-            Self::Head(adapter) | Self::Embed(Through::Adapter(adapter), _) => &adapter.backbone,
             Self::Embed(Through::Base(backbone), _) => backbone,
+            Self::Embed(Through::Adapter(adapter), _) => &adapter.backbone,
+            Self::Head(adapter) | Self::Name(adapter) | Self::Compare(adapter, _) => &adapter.backbone,
         }
     }
 

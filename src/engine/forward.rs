@@ -8,7 +8,7 @@ use crate::domain::{EmbedParameters, Error, Matrix, Pooling, Result};
 use crate::engine::plan::{Layout, Plan, TextKey};
 use crate::engine::prefix::{Beginning, PrefixCache};
 use crate::engine::{BatchOutput, BatchSequence, Output, ResidentAdapter, Work};
-use crate::model::{Encoder, HeadKind, Mode};
+use crate::model::{ConceptHead, Encoder, HeadKind, Mode};
 
 /// Below it a vector has no direction to keep; PyTorch's `normalize` uses the same.
 const NORM_MIN: f32 = 1e-12;
@@ -43,7 +43,10 @@ fn forward_from(
     let keep = cache.map(|cache| {
         move |text: TextKey<'_>, layer: usize, rows: &Tensor| -> Result<()> {
             let same = sequences.iter().find(|sequence| (&*sequence.ids, &*sequence.type_ids) == text);
-            same.map_or(Ok(()), |sequence| Ok(cache.keep(sequence, layer, to_floats(rows)?)))
+            if let Some(sequence) = same {
+                cache.keep(sequence, layer, to_floats(rows)?);
+            }
+            Ok(())
         }
     });
     let keep = keep.as_ref().map(|keep| keep as Keep<'_>);
@@ -52,6 +55,8 @@ fn forward_from(
     let output = |(sequence, &branch): (&BatchSequence, &usize)| match &sequence.work {
         Work::Head(_) => logits[branch].clone().unwrap_or_else(|| Err(Error::internal("a head was not run"))),
         Work::Embed(_, parameters) => embedding(&hidden, lane(&layout, branch), parameters),
+        Work::Name(adapter) => named(adapter, &hidden, lane(&layout, branch)),
+        Work::Compare(adapter, names) => compared(adapter, names, &hidden, lane(&layout, branch)),
     };
     let outputs = sequences.iter().zip(&plan.branch_of).map(|pair| output(pair).and_then(|o| finite(pair.0, o)));
     let asked: usize = sequences.iter().map(|sequence| sequence.ids.len()).sum();
@@ -157,6 +162,24 @@ fn embedding(hidden: &Tensor, tokens: Range<usize>, parameters: &EmbedParameters
         vector.iter_mut().for_each(|x| *x /= norm);
     }
     Ok(Output::Embedding(vector))
+}
+
+/// The mean of a name's hidden states, as the head compares with it.
+fn named(adapter: &ResidentAdapter, hidden: &Tensor, tokens: Range<usize>) -> Result<Output> {
+    let pooled = hidden.narrow(0, tokens.start, tokens.len())?.mean_keepdim(0)?;
+    Ok(Output::Embedding(to_floats(&concept_head(adapter)?.concepts(&pooled)?)?))
+}
+
+/// One row a token or one in all, as the head is; one column a name.
+fn compared(adapter: &ResidentAdapter, names: &Matrix, hidden: &Tensor, tokens: Range<usize>) -> Result<Output> {
+    let names = Tensor::from_slice(names.data(), (names.rows(), names.columns()), hidden.device())?;
+    let own = hidden.narrow(0, tokens.start, tokens.len())?;
+    let logits = concept_head(adapter)?.logits(&own, &[0, tokens.len()], &names)?;
+    Ok(Output::Logits(Matrix::new(logits.dim(1)?, to_floats(&logits)?)))
+}
+
+fn concept_head(adapter: &ResidentAdapter) -> Result<&ConceptHead> {
+    adapter.head.concepts().ok_or_else(|| Error::internal("names for a head that has rows of its own"))
 }
 
 fn to_floats(tensor: &Tensor) -> Result<Vec<f32>> {

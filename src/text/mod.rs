@@ -1,11 +1,13 @@
 //! Strings to tokens and back, offsets never lost. Knows no model and no adapter.
 
+mod concepts;
 mod names;
 mod tags;
 mod template;
 mod tokenizer;
 mod windows;
 
+pub use concepts::concept_entities;
 pub use names::spoken_name;
 pub use tags::{entities, softmax_rows};
 pub use tokenizer::{Encoding, Tokenizer};

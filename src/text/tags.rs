@@ -68,7 +68,7 @@ impl Piece<'_> {
 }
 
 /// The tokens of each word; whatever the first token claims, it begins one.
-fn words(is_subword: &[bool]) -> Vec<Range<usize>> {
+pub(super) fn words(is_subword: &[bool]) -> Vec<Range<usize>> {
     let mut words: Vec<Range<usize>> = Vec::new();
     for (token, &is_subword) in is_subword.iter().enumerate() {
         match words.last_mut() {
@@ -100,7 +100,7 @@ fn choose(scores: &Matrix, word: Range<usize>, aggregation: Aggregation) -> (usi
 }
 
 /// The first of the highest scores.
-fn highest(row: &[f32]) -> (usize, f32) {
+pub(super) fn highest(row: &[f32]) -> (usize, f32) {
     let first = (0, row.first().copied().unwrap_or(0.0));
     row.iter().copied().enumerate().fold(first, |best, (at, score)| if score > best.1 { (at, score) } else { best })
 }
@@ -150,7 +150,7 @@ impl<'a> Group<'a> {
 }
 
 /// `ignore_labels` is held against what the answer would say (with aggregation `none` a tag, `B-PER`), `labels` against the type.
-fn is_asked_for(entity: &Entity, parameters: &NerParameters) -> bool {
+pub(super) fn is_asked_for(entity: &Entity, parameters: &NerParameters) -> bool {
     let entity_type = match parameters.aggregation {
         Aggregation::None => Tag::parse(&entity.label).label().unwrap_or("O"),
         _ => &entity.label,

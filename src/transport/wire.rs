@@ -11,11 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
 use crate::domain;
-use crate::domain::{AdapterName, Error, Result, TextInput};
-
-/// The most concepts a zero-shot request may name, and the most characters of one: each is a sequence for the encoder.
-const CANDIDATE_LABELS_MAX: usize = 256;
-const CANDIDATE_LABEL_CHARS_MAX: usize = 64;
+use crate::domain::{AdapterName, CandidateLabels, Error, Result, TextInput};
 
 /// `inputs`: one text, or a list of texts, pre-split words and pairs.
 #[derive(Debug, Default, PartialEq)]
@@ -209,18 +205,10 @@ impl From<LongText> for domain::LongText {
     }
 }
 
-/// Checks the concepts of a zero-shot request.
-pub(super) fn candidate_labels(labels: Option<Vec<String>>) -> Result<Option<Vec<String>>> {
-    let Some(labels) = labels else { return Ok(None) };
-    let fault = |what: String| Err(Error::invalid(format!("parameters.candidate_labels: {what}")));
-    if labels.is_empty() || labels.len() > CANDIDATE_LABELS_MAX {
-        return fault(format!("{} of them; 1 to {CANDIDATE_LABELS_MAX} are wanted", labels.len()));
-    }
-    let fits = |label: &String| !label.trim().is_empty() && label.chars().count() <= CANDIDATE_LABEL_CHARS_MAX;
-    match labels.iter().position(|label| !fits(label)) {
-        Some(at) => fault(format!("number {at} is not 1 to {CANDIDATE_LABEL_CHARS_MAX} characters")),
-        None => Ok(Some(labels)),
-    }
+/// The names of a zero-shot request.
+pub(super) fn candidate_labels(names: Option<Vec<String>>) -> Result<Option<CandidateLabels>> {
+    let named = |names| CandidateLabels::new(names).map_err(|error| error.context("parameters.candidate_labels"));
+    names.map(named).transpose()
 }
 
 /// RFC 3339, in UTC.

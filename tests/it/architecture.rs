@@ -35,7 +35,7 @@ const OWNERS: [(&str, &str); 20] = [
     ("tar", "adapter"),
     ("csv", "training"),
     ("parquet", "training"),
-    ("hashlink", "engine"),
+    ("hashlink", "engine serving"),
     ("rusqlite", "serving"),
     ("prometheus", "telemetry"),
     ("clap", "app"),

@@ -15,12 +15,14 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use tonic_types::StatusExt;
+use trunkline::domain::HeadForm;
 use trunkline::transport::proto;
 use trunkline::transport::proto::input::Kind;
 use trunkline::transport::proto::ner_stream_response::Outcome;
 use trunkline::transport::proto::{adapter_result, classify_stream_response};
 
 use crate::client::{AdminClient, InferenceClient};
+use crate::inference::world::{drawn_primary, encoder};
 use crate::support::TestServer;
 
 fn text(text: &str) -> proto::Input {
@@ -68,6 +70,52 @@ async fn a_unary_answer_is_rests_answer() {
         assert_eq!(rest["score"].as_f64().unwrap() as f32, grpc.score);
     }
     assert_eq!(answer.usage.unwrap().tokens, rest["usage"]["tokens"].as_u64().unwrap());
+}
+
+#[tokio::test]
+async fn names_that_the_request_brings_are_scored_as_over_rest() {
+    let server = TestServer::start().await;
+    for (name, form) in [("by-type", HeadForm::Concepts), ("by-class", HeadForm::Similarity)] {
+        let files = drawn_primary(form, 5).to_files(&encoder()).unwrap();
+        server.world.registry().publish(&name.parse().unwrap(), files, true).await.unwrap();
+    }
+    let mut client = InferenceClient::new(server.grpc().await);
+    let names = ["person", "place_name"];
+    let values = || Some(proto::StringList { values: names.map(str::to_owned).to_vec() });
+    let parameters =
+        proto::NerParameters { threshold: Some(0.01), candidate_labels: values(), ..proto::NerParameters::default() };
+    let request = proto::NerRequest { parameters: Some(parameters), ..ner("by-type", &["Meet Anna"]) };
+    let found = client.ner(request).await.unwrap().into_inner();
+    let asked = json!({"inputs": "Meet Anna", "adapter": "by-type", "parameters": {"threshold": 0.01, "candidate_labels": names}});
+    let rest = server.post("/v1/ner", asked).await.success();
+    let rest = rest["results"][0]["entities"].as_array().unwrap();
+    assert!(!rest.is_empty() && rest.len() == found.results[0].entities.len());
+    for (grpc, rest) in found.results[0].entities.iter().zip(rest) {
+        assert_eq!(
+            (rest["entity_group"].as_str(), rest["start"].as_u64()),
+            (grpc.entity_group.as_deref(), Some(u64::from(grpc.start)))
+        );
+    }
+    let template = "About {}.".to_owned();
+    let request = proto::ClassifyRequest {
+        inputs: vec![text("Meet Anna")],
+        adapter: Some("by-class".to_owned()),
+        parameters: Some(proto::ClassifyParameters {
+            candidate_labels: values(),
+            hypothesis_template: Some(template.clone()),
+            ..Default::default()
+        }),
+    };
+    let chosen = client.classify(request).await.unwrap().into_inner();
+    let parameters = json!({"candidate_labels": names, "hypothesis_template": template});
+    let asked = json!({"inputs": "Meet Anna", "adapter": "by-class", "parameters": parameters});
+    let rest = server.post("/v1/classify", asked).await.success();
+    for (at, label) in chosen.results[0].labels.iter().enumerate() {
+        let wanted = &rest["results"][0]["labels"][at];
+        assert_eq!(wanted["label"], label.label);
+        assert!((wanted["score"].as_f64().unwrap() as f32 - label.score).abs() < 1e-5);
+    }
+    assert_eq!(chosen.adapter.unwrap().backbone.unwrap().name, "tiny");
 }
 
 #[tokio::test]

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use trunkline::domain::HeadForm;
+
+use crate::inference::world::{drawn_primary, encoder};
 use crate::support::TestServer;
 
 const TEXT: &str = "🦀 Meet Anna in Krakow";
@@ -90,6 +93,33 @@ async fn analyze_answers_by_adapter_as_asked_and_one_that_fails_fails_alone() {
 }
 
 #[tokio::test]
+async fn names_that_the_request_brings_are_found_and_chosen_from() {
+    let server = TestServer::start().await;
+    for (name, form) in [("by-type", HeadForm::Concepts), ("by-class", HeadForm::Similarity)] {
+        let files = drawn_primary(form, 5).to_files(&encoder()).unwrap();
+        server.world.registry().publish(&name.parse().unwrap(), files, true).await.unwrap();
+    }
+    let ask = async |family: &str, adapter: &str, parameters: Value| {
+        let body = json!({"inputs": TEXT, "adapter": adapter, "parameters": parameters});
+        server.post(&format!("/v1/{family}"), body).await
+    };
+    let names = json!(["person", "place_name"]);
+    let found = ask("ner", "by-type", json!({"candidate_labels": names, "threshold": 0.01})).await.success();
+    let entities = found["results"][0]["entities"].as_array().unwrap();
+    assert!(!entities.is_empty() && entities.iter().all(|e| names.as_array().unwrap().contains(&e["entity_group"])));
+    let parameters = json!({"candidate_labels": names, "hypothesis_template": "About {}.", "top_k": 1});
+    let chosen = ask("classify", "by-class", parameters).await.success();
+    assert!(names.as_array().unwrap().contains(&chosen["results"][0]["labels"][0]["label"]));
+    assert_eq!(chosen["results"][0]["labels"].as_array().unwrap().len(), 1);
+    ask("ner", "by-type", json!({})).await.assert_problem(409, "conflict", "needs candidate_labels");
+    ask("classify", "topics", json!({"candidate_labels": names})).await.assert_problem(
+        409,
+        "conflict",
+        "named concepts",
+    );
+}
+
+#[tokio::test]
 async fn embed_gives_unit_vectors_unless_told_otherwise() {
     let server = TestServer::start().await;
     let body = server.post("/v1/embed", json!({"inputs": ["one", "two words"]})).await.success();
@@ -137,6 +167,34 @@ async fn bad_input_is_answered_with_what_was_got_and_what_is_wanted() {
         ),
         ("/v1/ner", text(r#"{"inputs": "a", "parameters": {"threshold": 2}}"#), 400, "invalid_request", "threshold"),
         ("/v1/ner", labels.into(), 400, "invalid_request", "candidate_labels: 257"),
+        (
+            "/v1/ner",
+            text(r#"{"inputs": "a", "parameters": {"candidate_labels": ["a", "b", "a"]}}"#),
+            400,
+            "invalid_request",
+            "parameters.candidate_labels: \"a\" is there twice",
+        ),
+        (
+            "/v1/ner",
+            text(r#"{"inputs": "a", "parameters": {"candidate_labels": ["a"], "aggregation_strategy": "none"}}"#),
+            400,
+            "invalid_request",
+            "parameters.aggregation_strategy",
+        ),
+        (
+            "/v1/classify",
+            text(r#"{"inputs": "a", "parameters": {"candidate_labels": ["a"], "hypothesis_template": "It is."}}"#),
+            400,
+            "invalid_request",
+            "parameters.hypothesis_template: \"It is.\"",
+        ),
+        (
+            "/v1/classify",
+            text(r#"{"inputs": "a", "parameters": {"hypothesis_template": "It is {}."}}"#),
+            400,
+            "invalid_request",
+            "no candidate_labels",
+        ),
         (
             "/v1/ner",
             text(r#"{"inputs": {"text": "a", "text_pair": "b"}}"#),

@@ -19,10 +19,15 @@ struct Running {
 impl Running {
     fn start(folder: &Path) -> Self {
         crate::support::default_backbone();
+        Self::start_with(folder, &[])
+    }
+
+    fn start_with(folder: &Path, flags: &[&str]) -> Self {
         let state = folder.join("state");
         let _ = std::fs::remove_file(state.join("listen"));
         let process = Command::new(BINARY)
             .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--threads", "1"])
+            .args(flags)
             .arg("--adapters-dir")
             .arg(folder.join("adapters"))
             .arg("--state-dir")
@@ -61,6 +66,13 @@ impl Running {
         read(stream)
     }
 
+    /// The active backbone's name.
+    fn backbone(&self) -> String {
+        let (status, body) = self.request("GET", "/v1/admin/backbone", "");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()["name"].as_str().unwrap().to_owned()
+    }
+
     fn terminate(&self) {
         let status = Command::new("kill").args(["-s", "TERM", &self.process.id().to_string()]).status().unwrap();
         assert!(status.success());
@@ -76,7 +88,7 @@ impl Drop for Running {
 
 fn write(mut stream: &TcpStream, method: &str, path: &str, body: &str) {
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all((head + body).as_bytes()).unwrap();
@@ -124,6 +136,27 @@ fn it_starts_answers_and_drains_what_it_accepted() {
     let (status, body) = read(stream);
     assert_eq!(status, 200, "{body}");
     assert!(server.process.wait().unwrap().success());
+}
+
+#[test]
+fn it_starts_with_the_backbone_that_was_activated_last_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let made_here = folder.path().join("state/backbones/made-here");
+    std::fs::create_dir_all(&made_here).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::copy(Path::new("tests/fixtures/architectures/electra").join(file), made_here.join(file)).unwrap();
+    }
+    let first = ["--backbone", "tests/fixtures/architectures/bert"];
+    let server = Running::start_with(folder.path(), &first);
+    assert_eq!(server.backbone(), first[1]);
+    let (status, body) = server.request("POST", "/v1/admin/backbone/activate", r#"{"backbone": "nowhere"}"#);
+    assert_eq!(status, 400, "{body}");
+    let (status, body) = server.request("POST", "/v1/admin/backbone/activate", r#"{"backbone": "made-here"}"#);
+    assert!(status == 200 && body.contains("made-here"), "{body}");
+    assert_eq!(server.backbone(), "made-here");
+    drop(server);
+    assert_eq!(Running::start_with(folder.path(), &[]).backbone(), "made-here");
+    assert_eq!(Running::start_with(folder.path(), &first).backbone(), first[1]);
 }
 
 #[test]

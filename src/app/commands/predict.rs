@@ -7,7 +7,8 @@ use clap::Args;
 use crate::app::commands::{json, print};
 use crate::app::wiring::{ModelArgs, StoreArgs, block_on, local_inference};
 use crate::domain::{
-    AdapterRef, ClassifyParameters, ClassifyPrediction, Family, NerParameters, NerPrediction, Result, TextInput,
+    AdapterRef, CandidateLabels, ClassifyParameters, ClassifyPrediction, Error, Family, HypothesisTemplate,
+    NerParameters, NerPrediction, Result, TextInput,
 };
 use crate::serving::{Inference, InferenceRequest, Predictions, Task};
 
@@ -20,6 +21,12 @@ pub(in crate::app) struct PredictArgs {
     /// Adapter: a name, name@version or an alias [default: default-ner or default-classify]
     #[arg(long, value_name = "ADAPTER")]
     adapter: Option<AdapterRef>,
+    /// Zero-shot: the entity types or classes to look for, separated by commas, with an adapter that compares with names
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    candidate_labels: Option<Vec<String>>,
+    /// Zero-shot classification: what is encoded of each class, its name in place of {} [default: {}]
+    #[arg(long, value_name = "TEXT")]
+    hypothesis_template: Option<String>,
     /// Print JSON, one document a text
     #[arg(long)]
     json: bool,
@@ -29,25 +36,45 @@ pub(in crate::app) struct PredictArgs {
     store: StoreArgs,
 }
 
+impl PredictArgs {
+    fn task(&self) -> Result<Task> {
+        let named = |names: &Vec<String>| {
+            CandidateLabels::new(names.clone()).map_err(|error| error.context("--candidate-labels"))
+        };
+        let candidate_labels = self.candidate_labels.as_ref().map(named).transpose()?;
+        let template = self.hypothesis_template.clone().map(HypothesisTemplate::new).transpose();
+        let hypothesis_template = template.map_err(|error| error.context("--hypothesis-template"))?;
+        if hypothesis_template.is_some() && (self.family == Family::Ner || candidate_labels.is_none()) {
+            return Err(Error::invalid("--hypothesis-template: it is for classify with --candidate-labels"));
+        }
+        Ok(match self.family {
+            Family::Ner => Task::Ner(NerParameters { candidate_labels, ..NerParameters::default() }),
+            Family::Classify => Task::Classify(ClassifyParameters {
+                candidate_labels,
+                hypothesis_template: hypothesis_template.unwrap_or_default(),
+                ..ClassifyParameters::default()
+            }),
+        })
+    }
+}
+
 pub(in crate::app) fn run(args: PredictArgs) -> Result<()> {
+    let task = args.task()?;
     let model = args.model.load()?;
     block_on(async {
         let inference = local_inference(&model, &args.store).await?;
         if let Some(text) = &args.text {
-            return answer(&inference, &args, text.clone()).await;
+            return answer(&inference, &args, &task, text.clone()).await;
         }
         for line in std::io::stdin().lock().lines() {
-            answer(&inference, &args, line?).await?;
+            answer(&inference, &args, &task, line?).await?;
         }
         Ok(())
     })
 }
 
-async fn answer(inference: &Inference, args: &PredictArgs, text: String) -> Result<()> {
-    let task = match args.family {
-        Family::Ner => Task::Ner(NerParameters::default()),
-        Family::Classify => Task::Classify(ClassifyParameters::default()),
-    };
+async fn answer(inference: &Inference, args: &PredictArgs, task: &Task, text: String) -> Result<()> {
+    let task = task.clone();
     let inputs = vec![TextInput::Text(text.clone())];
     let request = InferenceRequest { task, adapter: args.adapter.clone(), inputs, deadline: None, wait: true };
     match inference.infer(request).await?.predictions {

@@ -7,18 +7,13 @@ use futures_util::future::{join_all, try_join_all};
 
 use crate::domain::{Error, Family, Result, TextInput};
 use crate::serving::inference::Inner;
-use crate::serving::inference::answer::{check_inputs, check_task};
+use crate::serving::inference::answer::{Ready, check_inputs};
 use crate::serving::inference::decode::Computed;
+use crate::serving::inference::names::Asking;
 use crate::serving::inference::pass::{Pass, Passed};
 use crate::serving::inference::request::{AnalyzeRequest, AnalyzeTarget, Answer, Task, Timings};
 use crate::serving::registry::Lease;
 use crate::serving::scheduler::{Flow, Progress};
-
-/// A target that may be computed.
-struct Ready {
-    task: Task,
-    lease: Lease,
-}
 
 impl Inner {
     pub(super) async fn analyze(
@@ -28,11 +23,13 @@ impl Inner {
         progress: Arc<Progress>,
     ) -> Result<Vec<(String, Result<Answer>)>> {
         check_inputs(&request.inputs)?;
-        let ready = self.ready(&request).await;
+        let asking = Asking { deadline, wait: false, progress };
+        let targets = request.targets.iter().map(|target| self.ready_target(target, &request, &asking));
+        let ready = join_all(targets).await;
         let groups = by_backbone(&ready);
         let mut passes = Vec::new();
         for group in &groups {
-            passes.push(self.analysis(&ready, group, request.inputs.clone(), deadline, progress.clone()));
+            passes.push(self.analysis(&ready, group, request.inputs.clone(), &asking));
         }
         let passed = try_join_all(passes).await?;
         let timings = passed.iter().map(|passed| passed.timings).fold(Timings::default(), slower);
@@ -40,8 +37,9 @@ impl Inner {
         for (group, passed) in groups.iter().zip(passed) {
             let Passed { texts, computed, permit, .. } = passed;
             for (&at, computed) in group.iter().zip(computed) {
-                let Ok(Ready { task, lease }) = &ready[at] else { continue };
-                let decode = |computed: Vec<Computed>| self.decode(task, &lease.adapter, &texts, &computed, timings);
+                let Ok(ready) = &ready[at] else { continue };
+                let timings = ready.timings.then(timings);
+                let decode = |computed: Vec<Computed>| self.decode(ready, &texts, &computed, timings);
                 answers[at] = Some(computed.and_then(decode));
             }
             drop(permit);
@@ -56,19 +54,13 @@ impl Inner {
         Ok(asked.zip(answers).collect())
     }
 
-    /// For each target its lease, or why there is none.
-    async fn ready(&self, request: &AnalyzeRequest) -> Vec<Result<Ready>> {
-        let leases = join_all(request.targets.iter().map(|target| self.registry.lease(&target.adapter))).await;
-        let ready = |lease: Result<Lease>| {
-            let lease = lease?;
-            let task = match lease.adapter.identity.family {
-                Family::Ner => Task::Ner(request.ner.clone()),
-                Family::Classify => Task::Classify(request.classify.clone()),
-            };
-            check_task(&task, &lease.adapter, &request.inputs)?;
-            Ok(Ready { task, lease })
+    async fn ready_target(&self, target: &AnalyzeTarget, request: &AnalyzeRequest, asking: &Asking) -> Result<Ready> {
+        let lease = self.registry.lease(&target.adapter).await?;
+        let task = match lease.adapter.identity.family {
+            Family::Ner => Task::Ner(request.ner.clone()),
+            Family::Classify => Task::Classify(request.classify.clone()),
         };
-        leases.into_iter().map(ready).collect()
+        self.ready(task, lease, &request.inputs, asking).await
     }
 
     /// The targets of one backbone; there is at least one in `group`.
@@ -77,14 +69,13 @@ impl Inner {
         ready: &[Result<Ready>],
         group: &[usize],
         inputs: Vec<TextInput>,
-        deadline: Instant,
-        progress: Arc<Progress>,
+        asking: &Asking,
     ) -> Result<Passed> {
         let of_group: Vec<&Ready> = group.iter().filter_map(|&at| ready[at].as_ref().ok()).collect();
-        let target = |ready: &&Ready| self.target(&ready.task, &ready.lease.adapter, &ready.lease.backbone);
-        let targets = of_group.iter().map(target).collect();
+        let targets = of_group.iter().map(|ready| self.target(ready)).collect();
         let tokenizer = of_group[0].lease.backbone.tokenizer.clone();
-        let pass = Pass { tokenizer, inputs, targets, flow: Flow::Analyze, deadline, wait: false, progress };
+        let Asking { deadline, wait, progress } = asking.clone();
+        let pass = Pass { tokenizer, inputs, targets, flow: Flow::Analyze, deadline, wait, progress };
         self.line.run(pass).await
     }
 }

@@ -8,6 +8,7 @@ use crate::engine::{Batch, BatchSequence, ResidentAdapter, Through, Work};
 use crate::serving::Backbone;
 use crate::serving::inference::Inner;
 use crate::serving::inference::decode::{self, Computed};
+use crate::serving::inference::names::{Asking, Named};
 use crate::serving::inference::pass::{Pass, Passed, Target};
 use crate::serving::inference::read::{Cut, Text, at_input};
 use crate::serving::inference::request::{
@@ -20,6 +21,18 @@ use crate::telemetry::Metrics;
 /// Tokens that windows of a classified text share, at most; they vote, so little overlap is enough.
 const CLASSIFY_OVERLAP_TOKENS: usize = 64;
 
+/// The metrics' label of every candidate label.
+const CALLERS_NAME: &str = "candidate";
+
+/// A task that may be done.
+pub(super) struct Ready {
+    pub(super) task: Task,
+    pub(super) lease: Lease,
+    pub(super) named: Option<Named>,
+    /// What encoding the names took.
+    pub(super) timings: Timings,
+}
+
 impl Inner {
     /// The answer, and the request its alias wants a shadow to see.
     pub(super) async fn answer(
@@ -30,20 +43,23 @@ impl Inner {
     ) -> Result<(Answer, Option<InferenceRequest>)> {
         let InferenceRequest { task, adapter, inputs, wait, .. } = request;
         check_inputs(&inputs)?;
-        let Lease { adapter, backbone, shadow } = match &adapter {
+        let lease = match &adapter {
             Some(reference) => self.registry.lease(reference).await?,
             None => self.registry.lease_default(task.family()).await?,
         };
-        check_task(&task, &adapter, &inputs)?;
-        let targets = vec![self.target(&task, &adapter, &backbone)];
-        let flow = Flow::Adapter(adapter.identity.name.clone());
-        let tokenizer = backbone.tokenizer.clone();
+        let shadow = lease.shadow.clone();
+        let asking = Asking { deadline, wait, progress: progress.clone() };
+        let ready = self.ready(task, lease, &inputs, &asking).await?;
+        let targets = vec![self.target(&ready)];
+        let flow = Flow::Adapter(ready.lease.adapter.identity.name.clone());
+        let tokenizer = ready.lease.backbone.tokenizer.clone();
         let passed = self.line.run(Pass { tokenizer, inputs, targets, flow, deadline, wait, progress }).await?;
         let Passed { texts, computed, timings, permit } = passed;
         let computed = computed.into_iter().next().ok_or_else(|| Error::internal("a pass without a target"))??;
-        let answer = self.decode(&task, &adapter, &texts, &computed, timings)?;
+        let answer = self.decode(&ready, &texts, &computed, ready.timings.then(timings))?;
         self.observe(&answer.timings);
         drop(permit);
+        let task = ready.task;
         let inputs = |texts: Vec<Text>| texts.into_iter().map(|text| text.input).collect();
         let shadow = shadow.map(|shadow| InferenceRequest {
             task,
@@ -100,62 +116,76 @@ impl Inner {
         Ok(Batch { sequences: vec![BatchSequence { ids, type_ids, work }] })
     }
 
-    pub(super) fn target(&self, task: &Task, adapter: &Arc<ResidentAdapter>, backbone: &Backbone) -> Target {
+    /// A task that may be done: checked against its adapter, its names encoded.
+    pub(super) async fn ready(&self, task: Task, lease: Lease, inputs: &[TextInput], asking: &Asking) -> Result<Ready> {
+        check_task(&task, &lease.adapter, inputs)?;
+        let (named, timings) = self.named(&task, &lease, asking).await?;
+        Ok(Ready { task, lease, named, timings })
+    }
+
+    pub(super) fn target(&self, ready: &Ready) -> Target {
+        let Lease { adapter, backbone, .. } = &ready.lease;
         let max_length = self.max_length(Some(adapter), backbone);
         let room = max_length.saturating_sub(backbone.tokenizer.special_tokens(false));
-        let (long_text, stride) = match task {
+        let (long_text, stride) = match &ready.task {
             Task::Ner(parameters) => (parameters.long_text, ner_stride(parameters, room)),
             Task::Classify(parameters) => (parameters.long_text, CLASSIFY_OVERLAP_TOKENS.min(room / 4)),
         };
-        Target { work: Work::Head(adapter.clone()), cut: Cut { max_length, long_text, stride } }
+        let work = match &ready.named {
+            Some(named) => Work::Compare(adapter.clone(), named.vectors.clone()),
+            None => Work::Head(adapter.clone()),
+        };
+        Target { work, cut: Cut { max_length, long_text, stride } }
     }
 
     /// Tokens of one sequence: what the adapter was trained with, the encoder can read and a batch can hold.
-    fn max_length(&self, adapter: Option<&ResidentAdapter>, backbone: &Backbone) -> usize {
+    pub(super) fn max_length(&self, adapter: Option<&ResidentAdapter>, backbone: &Backbone) -> usize {
         let encoder = backbone.max_length().min(self.line.batch_tokens_max);
         adapter.map_or(encoder, |adapter| adapter.card.max_length.min(encoder))
     }
 
     pub(super) fn decode(
         &self,
-        task: &Task,
-        adapter: &ResidentAdapter,
+        ready: &Ready,
         texts: &[Text],
         computed: &[Computed],
         timings: Timings,
     ) -> Result<Answer> {
         let started = Instant::now();
         let many = texts.len() > 1;
+        let (adapter, named) = (&ready.lease.adapter, ready.named.as_ref());
         let inputs = || texts.iter().zip(computed).enumerate();
-        let predictions = match task {
+        let predictions = match &ready.task {
             Task::Ner(parameters) => {
                 let one = |(at, (text, computed))| {
-                    decode::ner(text, computed, adapter, parameters).map_err(|error| at_input(error, at, many))
+                    decode::ner(text, computed, adapter, named, parameters).map_err(|error| at_input(error, at, many))
                 };
                 Predictions::Ner(inputs().map(one).collect::<Result<_>>()?)
             }
             Task::Classify(parameters) => {
                 let one = |(at, (_, computed)): (usize, (&Text, &Computed))| {
-                    decode::classify(computed, adapter, parameters).map_err(|error| at_input(error, at, many))
+                    decode::classify(computed, adapter, named, parameters).map_err(|error| at_input(error, at, many))
                 };
                 Predictions::Classify(inputs().map(one).collect::<Result<_>>()?)
             }
         };
-        self.count(&adapter.identity.name, &predictions);
+        self.count(&adapter.identity.name, &predictions, named.is_some());
         let timings = Timings { decode: started.elapsed(), ..timings };
         let (adapter, backbone) = (adapter.identity.clone(), adapter.backbone.identity.clone());
         Ok(Answer { adapter, backbone, predictions, timings })
     }
 
-    fn count(&self, adapter: &AdapterName, predictions: &Predictions) {
+    /// Names that callers gave are counted as one label: series must not be theirs to make.
+    fn count(&self, adapter: &AdapterName, predictions: &Predictions, named: bool) {
         let label = self.touch(adapter);
+        let own = |label| if named { CALLERS_NAME } else { label };
         match predictions {
             Predictions::Ner(predictions) => predictions.iter().flat_map(|p| &p.entities).for_each(|entity| {
-                let found = Metrics::result_label(&label, decode::entity_type(entity));
+                let found = Metrics::result_label(&label, own(decode::entity_type(entity)));
                 self.metrics.entities.with_label_values(&[label.as_str(), found]).inc();
             }),
             Predictions::Classify(predictions) => predictions.iter().flat_map(|p| p.labels.first()).for_each(|best| {
-                let best = Metrics::result_label(&label, &best.label);
+                let best = Metrics::result_label(&label, own(&best.label));
                 self.metrics.predictions.with_label_values(&[label.as_str(), best]).inc();
             }),
         }
@@ -190,7 +220,7 @@ pub(super) fn check_inputs(inputs: &[TextInput]) -> Result<()> {
     if inputs.is_empty() { Err(Error::invalid("no inputs; at least one text is wanted")) } else { Ok(()) }
 }
 
-pub(super) fn check_task(task: &Task, adapter: &ResidentAdapter, inputs: &[TextInput]) -> Result<()> {
+fn check_task(task: &Task, adapter: &ResidentAdapter, inputs: &[TextInput]) -> Result<()> {
     let identity = &adapter.identity;
     if task.family() != identity.family {
         return Err(Error::conflict(format!(
@@ -208,7 +238,8 @@ pub(super) fn check_task(task: &Task, adapter: &ResidentAdapter, inputs: &[TextI
                 "adapter {name}: this adapter's head does not compare with named concepts"
             )));
         }
-        (HeadForm::Concepts | HeadForm::Similarity, _) => {
+        (HeadForm::Concepts | HeadForm::Similarity, Some(_)) => {}
+        (HeadForm::Concepts | HeadForm::Similarity, None) => {
             return Err(Error::conflict(format!(
                 "adapter {name}: this adapter's head has no labels of its own: it compares with names, and needs candidate_labels"
             )));

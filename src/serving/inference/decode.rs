@@ -1,12 +1,16 @@
 //! Engine outputs to predictions: windows merged, scores, thresholds. Pure; tags become entities in `text`.
 
 use crate::domain::{
-    Activation, ClassifyParameters, ClassifyPrediction, Entity, Error, LabelSet, Matrix, NerParameters, NerPrediction,
+    Activation, ClassifyParameters, ClassifyPrediction, Entity, Error, Matrix, NerParameters, NerPrediction,
     ProblemType, Result, ScoredLabel, Tag,
 };
 use crate::engine::{Output, ResidentAdapter};
+use crate::serving::inference::names::Named;
 use crate::serving::inference::read::Text;
-use crate::text::{Fitted, entities, merge, softmax_rows};
+use crate::text::{Fitted, concept_entities, entities, merge, softmax_rows};
+
+/// The score of a name from which it counts, where neither caller nor adapter says another.
+const LIKELY: f32 = 0.5;
 
 /// One input's windows and what the engine made of them.
 pub(super) struct Computed {
@@ -44,22 +48,49 @@ pub(super) fn ner(
     text: &Text,
     computed: &Computed,
     adapter: &ResidentAdapter,
+    named: Option<&Named>,
     parameters: &NerParameters,
 ) -> Result<NerPrediction> {
-    let scores = softmax_rows(merge(&computed.fitted, &computed.logits()?));
+    let logits = merge(&computed.fitted, &computed.logits()?);
+    Ok(NerPrediction {
+        entities: match named {
+            Some(named) => named_entities(text, logits, adapter, named, parameters),
+            None => labelled_entities(text, logits, adapter, parameters),
+        },
+        tokens: computed.tokens(),
+        windows: computed.fitted.windows.len(),
+        truncated: computed.fitted.truncated,
+    })
+}
+
+fn labelled_entities(
+    text: &Text,
+    logits: Matrix,
+    adapter: &ResidentAdapter,
+    parameters: &NerParameters,
+) -> Vec<Entity> {
     let source = text.input.source_text();
-    let mut entities = entities(&source, &text.encoding, &scores, &adapter.labels, parameters);
+    let mut entities = entities(&source, &text.encoding, &softmax_rows(logits), &adapter.labels, parameters);
     let thresholds = &adapter.card.thresholds;
     entities.retain(|entity| {
         let threshold = thresholds.get(&entity.label).or_else(|| thresholds.get(entity_type(entity)));
         threshold.is_none_or(|&threshold| entity.score >= threshold)
     });
-    Ok(NerPrediction {
-        entities,
-        tokens: computed.tokens(),
-        windows: computed.fitted.windows.len(),
-        truncated: computed.fitted.truncated,
-    })
+    entities
+}
+
+/// By the caller's threshold, else the adapter's own, else where a name is as likely as not.
+fn named_entities(
+    text: &Text,
+    logits: Matrix,
+    adapter: &ResidentAdapter,
+    named: &Named,
+    parameters: &NerParameters,
+) -> Vec<Entity> {
+    let asked = (parameters.threshold > 0.0).then_some(parameters.threshold);
+    let threshold = asked.or(adapter.card.concept_threshold()).unwrap_or(LIKELY);
+    let scores = activate(logits, Activation::Sigmoid);
+    concept_entities(&text.encoding, &scores, &named.names, threshold, parameters)
 }
 
 /// `PER`, also of the tag `B-PER`.
@@ -70,12 +101,17 @@ pub(super) fn entity_type(entity: &Entity) -> &str {
 pub(super) fn classify(
     computed: &Computed,
     adapter: &ResidentAdapter,
+    named: Option<&Named>,
     parameters: &ClassifyParameters,
 ) -> Result<ClassifyPrediction> {
-    let (card, labels) = (&adapter.card, &adapter.labels);
-    let activation = parameters.activation.unwrap_or_else(|| own_activation(card.problem_type, labels));
-    let scores = mean_scores(&computed.logits()?, activation)?;
-    let threshold = |label: &str| card.thresholds.get(label).copied();
+    let card = &adapter.card;
+    let labels = named.map_or(adapter.labels.as_slice(), |named| &named.names);
+    let own = || match named {
+        Some(_) => Activation::Softmax,
+        None => own_activation(card.problem_type, labels.len()),
+    };
+    let scores = mean_scores(&computed.logits()?, parameters.activation.unwrap_or_else(own))?;
+    let threshold = |label: &str| card.thresholds.get(label).copied().filter(|_| named.is_none());
     Ok(ClassifyPrediction {
         labels: best_first(labels, &scores, parameters, threshold),
         tokens: computed.tokens(),
@@ -85,10 +121,10 @@ pub(super) fn classify(
 }
 
 /// As Hugging Face's pipeline chooses it: one score alone cannot compete.
-fn own_activation(problem: ProblemType, labels: &LabelSet) -> Activation {
+fn own_activation(problem: ProblemType, labels: usize) -> Activation {
     match problem {
         ProblemType::MultiLabel => Activation::Sigmoid,
-        ProblemType::SingleLabel if labels.len() == 1 => Activation::Sigmoid,
+        ProblemType::SingleLabel if labels == 1 => Activation::Sigmoid,
         ProblemType::SingleLabel => Activation::Softmax,
     }
 }
@@ -118,7 +154,7 @@ fn activate(logits: Matrix, activation: Activation) -> Matrix {
 
 /// Labels that reach the request's threshold and the adapter's own, best first, at most `top_k`; equal scores in the head's order.
 fn best_first(
-    labels: &LabelSet,
+    labels: &[String],
     scores: &[f32],
     parameters: &ClassifyParameters,
     threshold: impl Fn(&str) -> Option<f32>,
@@ -130,7 +166,7 @@ fn best_first(
         .iter()
         .zip(scores)
         .filter(|&(label, &score)| reaches(label, score))
-        .map(|(label, &score)| ScoredLabel { label: label.to_owned(), score })
+        .map(|(label, &score)| ScoredLabel { label: label.clone(), score })
         .collect();
     best.sort_by(|a, b| b.score.total_cmp(&a.score));
     best.truncate(parameters.top_k.unwrap_or(usize::MAX));
@@ -143,7 +179,7 @@ mod tests {
 
     #[track_caller]
     fn check(scores: &[f32], parameters: ClassifyParameters, own: Option<f32>, expected: &str) {
-        let labels = LabelSet::new(["a", "b", "c"].map(str::to_owned).to_vec()).unwrap();
+        let labels = ["a", "b", "c"].map(str::to_owned);
         let best = best_first(&labels, scores, &parameters, |label| own.filter(|_| label == "b"));
         assert_eq!(best.iter().map(|l| l.label.as_str()).collect::<Vec<_>>().join(" "), expected);
     }
@@ -172,9 +208,8 @@ mod tests {
 
     #[test]
     fn the_activation_is_the_problems_own() {
-        let labels = |n| LabelSet::new((0..n).map(|i| i.to_string()).collect()).unwrap();
-        assert_eq!(own_activation(ProblemType::SingleLabel, &labels(2)), Activation::Softmax);
-        assert_eq!(own_activation(ProblemType::SingleLabel, &labels(1)), Activation::Sigmoid);
-        assert_eq!(own_activation(ProblemType::MultiLabel, &labels(2)), Activation::Sigmoid);
+        assert_eq!(own_activation(ProblemType::SingleLabel, 2), Activation::Softmax);
+        assert_eq!(own_activation(ProblemType::SingleLabel, 1), Activation::Sigmoid);
+        assert_eq!(own_activation(ProblemType::MultiLabel, 2), Activation::Sigmoid);
     }
 }

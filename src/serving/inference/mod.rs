@@ -5,6 +5,7 @@ mod analyze;
 mod answer;
 mod decode;
 mod expiry;
+mod names;
 mod pass;
 mod read;
 mod request;
@@ -25,6 +26,7 @@ use crate::serving::scheduler::Scheduler;
 use crate::telemetry::Metrics;
 
 use expiry::within;
+use names::Names;
 use pass::Line;
 use read::Reader;
 pub use request::{
@@ -46,6 +48,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     request_timeout: Duration,
     shadows: Shadows,
+    names: Names,
 }
 
 impl Inference {
@@ -59,8 +62,8 @@ impl Inference {
         let scheduler = Scheduler::start(engine.clone(), limits, admission.clone(), metrics.clone());
         let reader = Reader::new(tokenizer_threads);
         let line = Line { admission, reader, scheduler, metrics: metrics.clone(), batch_tokens_max };
-        let shadows = Shadows::default();
-        Self { inner: Arc::new(Inner { registry, engine, line, metrics, request_timeout, shadows }) }
+        let (shadows, names) = (Shadows::default(), Names::default());
+        Self { inner: Arc::new(Inner { registry, engine, line, metrics, request_timeout, shadows, names }) }
     }
 
     pub fn registry(&self) -> &Arc<Registry> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::{
-    AdapterIdentity, AdapterRef, BackboneIdentity, ClassifyParameters, ClassifyPrediction, EmbedParameters, Family,
-    NerParameters, NerPrediction, TextInput,
+    AdapterIdentity, AdapterRef, BackboneIdentity, CandidateLabels, ClassifyParameters, ClassifyPrediction,
+    EmbedParameters, Family, NerParameters, NerPrediction, TextInput,
 };
 
 /// What is wanted of every input of a request.
@@ -23,10 +23,18 @@ impl Task {
         }
     }
 
-    pub(super) fn candidate_labels(&self) -> Option<&[String]> {
+    pub(super) fn candidate_labels(&self) -> Option<&CandidateLabels> {
         match self {
-            Self::Ner(parameters) => parameters.candidate_labels.as_deref(),
-            Self::Classify(parameters) => parameters.candidate_labels.as_deref(),
+            Self::Ner(parameters) => parameters.candidate_labels.as_ref(),
+            Self::Classify(parameters) => parameters.candidate_labels.as_ref(),
+        }
+    }
+
+    /// What is encoded of a name.
+    pub(super) fn said(&self, name: &str) -> String {
+        match self {
+            Self::Ner(_) => name.to_owned(),
+            Self::Classify(parameters) => parameters.hypothesis_template.with(name),
         }
     }
 }
@@ -49,6 +57,18 @@ pub struct Timings {
     pub tokenize: Duration,
     pub compute: Duration,
     pub decode: Duration,
+}
+
+impl Timings {
+    /// Of two things that were done one after the other.
+    pub(super) fn then(self, next: Self) -> Self {
+        Self {
+            queue: self.queue + next.queue,
+            tokenize: self.tokenize + next.tokenize,
+            compute: self.compute + next.compute,
+            decode: self.decode + next.decode,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

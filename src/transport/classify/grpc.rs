@@ -49,6 +49,7 @@ impl TryFrom<proto::ClassifyParameters> for wire::ClassifyParameters {
             threshold: p.threshold,
             long_text: word("parameters.long_text", p.long_text)?,
             candidate_labels: values(p.candidate_labels),
+            hypothesis_template: p.hypothesis_template,
         })
     }
 }

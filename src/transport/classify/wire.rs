@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain;
-use crate::domain::{Activation, ClassifyPrediction, Error, Result};
+use crate::domain::{Activation, ClassifyPrediction, Error, HypothesisTemplate, Result};
 use crate::transport::wire::{AdapterIdentity, Inputs, InputsSchema, LongText, Usage, candidate_labels};
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -35,6 +35,9 @@ pub(in crate::transport) struct ClassifyParameters {
     /// Zero-shot: the classes to choose from, with an adapter whose head compares with named concepts.
     #[schema(max_items = 256)]
     pub(in crate::transport) candidate_labels: Option<Vec<String>>,
+    /// Zero-shot: what is encoded of each class, its name in place of `{}`.
+    #[schema(default = "{}", max_length = 256)]
+    pub(in crate::transport) hypothesis_template: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -83,12 +86,18 @@ impl ClassifyParameters {
         if self.top_k == Some(0) {
             return Err(Error::invalid("parameters.top_k: 0 labels; at least 1, or null for all"));
         }
+        if self.hypothesis_template.is_some() && self.candidate_labels.is_none() {
+            return Err(Error::invalid("parameters.hypothesis_template: there are no candidate_labels to put in it"));
+        }
+        let template = self.hypothesis_template.map(HypothesisTemplate::new).transpose();
+        let template = template.map_err(|error| error.context("parameters.hypothesis_template"))?;
         Ok(domain::ClassifyParameters {
             top_k: self.top_k.map(|top_k| top_k as usize),
             activation: self.function_to_apply.map(Into::into),
             threshold: self.threshold.unwrap_or(or.threshold),
             long_text: self.long_text.map_or(or.long_text, Into::into),
             candidate_labels: candidate_labels(self.candidate_labels)?,
+            hypothesis_template: template.unwrap_or_default(),
         })
     }
 }

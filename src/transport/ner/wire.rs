@@ -120,6 +120,12 @@ impl NerParameters {
         if !(0.0..=1.0).contains(&threshold) {
             return Err(Error::invalid(format!("parameters.threshold: {threshold} is not between 0 and 1")));
         }
+        let candidate_labels = candidate_labels(self.candidate_labels)?;
+        if candidate_labels.is_some() && matches!(self.aggregation_strategy, Some(AggregationStrategy::None)) {
+            return Err(Error::invalid(
+                "parameters.aggregation_strategy: \"none\" gives tags, and candidate_labels have none; another one is wanted",
+            ));
+        }
         Ok(domain::NerParameters {
             aggregation: self.aggregation_strategy.map_or(or.aggregation, Into::into),
             threshold,
@@ -128,7 +134,7 @@ impl NerParameters {
             offset_unit: self.offset_unit.map_or(or.offset_unit, Into::into),
             long_text: self.long_text.map_or(or.long_text, Into::into),
             stride: self.stride.map_or(or.stride, |stride| stride as usize),
-            candidate_labels: candidate_labels(self.candidate_labels)?,
+            candidate_labels,
         })
     }
 }

@@ -179,6 +179,9 @@ pub struct ClassifyParameters {
     /// Zero-shot: the classes to choose from.
     #[prost(message, optional, tag = "5")]
     pub candidate_labels: ::core::option::Option<StringList>,
+    /// Zero-shot: what is encoded of each class, its name in place of `{}`; default `{}`.
+    #[prost(string, optional, tag = "6")]
+    pub hypothesis_template: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ClassifyResponse {

@@ -7,3 +7,4 @@ mod mixes;
 mod requests;
 pub(crate) mod shelf;
 pub(crate) mod world;
+mod zero_shot;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tower::ServiceExt;
 use trunkline::adapter::write_tar;
 use trunkline::domain::{
-    Activation, ClassifyParameters, EmbedParameters, ErrorKind, Family, HeadForm, LongText, NerParameters, ProblemType,
-    TextInput,
+    Activation, CandidateLabels, ClassifyParameters, EmbedParameters, ErrorKind, Family, HeadForm, LongText,
+    NerParameters, ProblemType, TextInput,
 };
 use trunkline::serving::{AnalyzeRequest, AnalyzeTarget, EmbedRequest, Predictions, Task};
 
@@ -114,8 +114,8 @@ async fn a_long_text_is_read_in_windows_cut_or_refused() {
 #[tokio::test]
 async fn what_cannot_be_asked_is_refused_with_the_reason() {
     let world = two_adapters().await;
-    let names = || Some(vec!["person".to_owned()]);
-    let concepts = Task::Ner(NerParameters { candidate_labels: names(), ..NerParameters::default() });
+    let names = CandidateLabels::new(vec!["person".to_owned()]).unwrap();
+    let concepts = Task::Ner(NerParameters { candidate_labels: Some(names), ..NerParameters::default() });
     let table = [
         (ner("topics", &["a"]), ErrorKind::Conflict, "family classify"),
         (classify("places", &["a"]), ErrorKind::Conflict, "family ner"),

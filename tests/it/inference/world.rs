@@ -167,6 +167,18 @@ pub(crate) fn primary(head: HeadForm) -> AdapterBundle {
     AdapterBundle::fresh(of_labels.config, card, &encoder(), 3).unwrap()
 }
 
+/// The same, with every weight of LoRA and head drawn from `seed`.
+pub(crate) fn drawn_primary(head: HeadForm, seed: u64) -> AdapterBundle {
+    let fresh = primary(head);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut draw = |(name, tensor): (String, Tensor)| {
+        let values: Vec<f32> = (0..tensor.elem_count()).map(|_| rng.random_range(-0.4..0.4)).collect();
+        (name, Tensor::from_vec(values, tensor.dims(), tensor.device()).unwrap())
+    };
+    let tensors = fresh.trainable().into_iter().map(&mut draw).collect();
+    fresh.with_tensors(&encoder(), &tensors).unwrap()
+}
+
 /// Tags beyond the first five get types of their own.
 fn numbered((at, tag): (usize, &str)) -> String {
     if at < 5 { tag.to_owned() } else { format!("B-T{at}") }
