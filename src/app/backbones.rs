@@ -1,9 +1,13 @@
 //! Where a running server finds other backbones: in the cache, among what jobs left, in folders. Nothing is fetched for a request.
 
+use std::path::Path;
+
+use serde_json::Value;
+
 use crate::app::wiring::{Model, ModelArgs};
 use crate::backbone::BackboneCache;
 use crate::domain::{BackboneIdentity, Error, Result};
-use crate::serving::{Backbone, BackboneSource, FoundBackbone};
+use crate::serving::{Backbone, BackboneSource, FoundBackbone, WriteWeights};
 
 pub(super) struct LocalBackbones {
     pub(super) cache: BackboneCache,
@@ -23,6 +27,12 @@ impl BackboneSource for LocalBackbones {
         let model = self.model.load_found(&found.identity.name, &found.identity.fingerprint, &found.folder)?;
         fits(self.batch_tokens_max, &model).map_err(|error| Error::conflict(error.message().to_owned()))?;
         model.backbone()
+    }
+
+    fn keep(&self, name: &str, parent: &Path, provenance: &Value, write: WriteWeights<'_>) -> Result<FoundBackbone> {
+        let info = self.cache.derive(name, parent, provenance, write)?;
+        let identity = BackboneIdentity { name: info.name, fingerprint: info.fingerprint };
+        Ok(FoundBackbone { identity, folder: info.folder })
     }
 
     fn names(&self) -> Vec<String> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tracing::{info, warn};
 
+use crate::backbone::derived::derive;
 use crate::backbone::files::{Files, Landing, fingerprint, hash_folder};
 use crate::backbone::name::{Wanted, is_local_name};
 use crate::backbone::{KnownBackbone, Sources};
@@ -107,6 +108,21 @@ impl BackboneCache {
         names.retain(|name| is_local_name(name));
         names.sort();
         names
+    }
+
+    /// Makes a backbone under a name of its own among the local ones: [`derive`].
+    pub fn derive(
+        &self,
+        name: &str,
+        parent: &Path,
+        provenance: &serde_json::Value,
+        write_weights: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<BackboneInfo> {
+        match &self.local {
+            Some(local) if is_local_name(name) => derive(parent, &local.join(name), provenance, write_weights),
+            Some(_) => Err(Error::invalid(format!("backbone {name:?} is no name for a folder"))),
+            None => Err(Error::conflict(format!("backbone {name:?}: there is no folder for backbones made here"))),
+        }
     }
 
     /// Hashes everything again; fetches nothing.

@@ -10,7 +10,7 @@ pub mod jobs;
 mod registry;
 mod scheduler;
 
-pub use backbones::{Backbone, BackboneJournal, BackboneSource, Backbones, FoundBackbone};
+pub use backbones::{Backbone, BackboneJournal, BackboneSource, Backbones, FoundBackbone, WriteWeights};
 pub use datasets::{DatasetInfo, DatasetService, SplitInfo};
 pub use health::{Health, HealthState};
 pub use inference::{

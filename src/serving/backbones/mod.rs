@@ -6,10 +6,11 @@
 
 mod journal;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 use tracing::info;
 
@@ -65,7 +66,17 @@ pub trait BackboneSource: Send + Sync {
     fn load(&self, found: &FoundBackbone) -> Result<Backbone>;
     /// What could be activated by name.
     fn names(&self) -> Vec<String>;
+    /// Makes a backbone of this name: that of `parent`'s folder with the weights that `write` writes to a file, and `provenance`
+    /// beside them. There whole or not at all; one that is there and equal stays. `conflict` where nothing can be kept, or the
+    /// name is another backbone's.
+    fn keep(&self, name: &str, parent: &Path, provenance: &Value, write: WriteWeights<'_>) -> Result<FoundBackbone> {
+        let _ = (parent, provenance, write);
+        Err(Error::conflict(format!("backbone {name:?} cannot be kept: this process has no place for new ones")))
+    }
 }
+
+/// Writes `model.safetensors` to a path.
+pub type WriteWeights<'a> = &'a mut dyn FnMut(&Path) -> Result<()>;
 
 /// A snapshot.
 #[derive(Clone)]
@@ -113,6 +124,18 @@ impl Backbones {
                 listed(&set.resident)
             ))
         })
+    }
+
+    /// [`BackboneSource::keep`] with `parent`'s configuration and tokenizer. Blocks.
+    pub(super) fn keep(
+        &self,
+        name: &str,
+        parent: &Backbone,
+        provenance: &Value,
+        write: WriteWeights<'_>,
+    ) -> Result<BackboneIdentity> {
+        let source = self.source.as_ref().ok_or_else(|| no_source(name))?;
+        Ok(source.keep(name, &parent.folder, provenance, write)?.identity)
     }
 
     /// Oldest first.

@@ -1,4 +1,4 @@
-//! A job's folder: `checkpoints/` (of `training`), `adapter/` (trained, not yet published) and `report.json`.
+//! A job's folder: `checkpoints/` (of `training`), `adapter/` or `primaries/` (trained, not yet published) and `report.json`.
 //! What is there under its own name is whole: each is written beside it, made durable, then renamed.
 //! Of a finished job the report alone stays, so that disk use is bounded by the jobs under way.
 
@@ -7,10 +7,10 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::adapter::AdapterFiles;
-use crate::domain::{Error, JobId, Result};
+use crate::domain::{BackboneIdentity, Error, Family, JobId, Result};
 use crate::serving::jobs::CheckpointView;
 use crate::training::{Evaluation, TrainedAdapter};
 
@@ -18,6 +18,7 @@ const REPORT: &str = "report.json";
 const ADAPTER: &str = "adapter";
 const CHECKPOINTS: &str = "checkpoints";
 
+const PRIMARIES: &str = "primaries";
 const FIGURES: &str = "figures.json";
 
 /// What a run has left: everything that gate and publication need.
@@ -39,6 +40,14 @@ impl From<TrainedAdapter> for Trained {
         let TrainedAdapter { files, validation, test, rows_per_second, tokens_per_second, .. } = trained;
         Self { files, figures: Figures { validation, test, rows_per_second, tokens_per_second } }
     }
+}
+
+/// What a pre-finetuning run has left: the backbone is in its own place.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Remains {
+    pub(super) backbone: BackboneIdentity,
+    pub(super) primaries: Vec<(Family, AdapterFiles)>,
+    pub(super) report: Value,
 }
 
 /// All jobs' folders.
@@ -109,10 +118,49 @@ impl JobFolder {
         if !folder.is_dir() {
             return Ok(None);
         }
-        let read = |name: &str| fs::read(folder.join(name)).map_err(|error| at(&folder.join(name), error));
-        let files = AdapterFiles::from_parts(|name| folder.join(name).is_file().then(|| read(name)).transpose())?;
-        let figures = from_json(&read(FIGURES)?, &folder.join(FIGURES))?;
+        let files = read_files(&folder)?;
+        let figures = folder.join(FIGURES);
+        let figures = from_json(&fs::read(&figures).map_err(|error| at(&figures, error))?, &figures)?;
         Ok(Some(Trained { files, figures }))
+    }
+
+    pub(super) fn save_remains(&self, remains: &Remains) -> Result<()> {
+        fs::create_dir_all(&self.0).map_err(|error| at(&self.0, error))?;
+        let draft = tempfile::Builder::new().prefix(".primaries-").tempdir_in(&self.0)?;
+        for (family, files) in &remains.primaries {
+            let folder = draft.path().join(family.as_str());
+            fs::create_dir(&folder).map_err(|error| at(&folder, error))?;
+            files.entries().try_for_each(|(name, bytes)| write_durable(&folder.join(name), bytes))?;
+            sync_folder(&folder)?;
+        }
+        let facts = json!({
+            "name": remains.backbone.name,
+            "fingerprint": remains.backbone.fingerprint.as_str(),
+            "report": remains.report,
+        });
+        write_durable(&draft.path().join(FIGURES), &to_json(&facts)?)?;
+        sync_folder(draft.path())?;
+        let path = self.0.join(PRIMARIES);
+        remove(&path)?;
+        fs::rename(draft.path(), &path).map_err(|error| at(&path, error))?;
+        sync_folder(&self.0)
+    }
+
+    /// None if the run has not come to its end yet.
+    pub(super) fn remains(&self) -> Result<Option<Remains>> {
+        let root = self.0.join(PRIMARIES);
+        if !root.is_dir() {
+            return Ok(None);
+        }
+        let file = root.join(FIGURES);
+        let facts: Value = from_json(&fs::read(&file).map_err(|error| at(&file, error))?, &file)?;
+        let text = |key: &str| facts[key].as_str().unwrap_or_default();
+        let primary = |family: Family| Ok((family, read_files(&root.join(family.as_str()))?));
+        Ok(Some(Remains {
+            backbone: BackboneIdentity { name: text("name").to_owned(), fingerprint: text("fingerprint").parse()? },
+            primaries: [Family::Ner, Family::Classify].into_iter().map(primary).collect::<Result<_>>()?,
+            report: facts["report"].clone(),
+        }))
     }
 
     pub(super) fn write_report(&self, report: &Value) -> Result<()> {
@@ -141,6 +189,12 @@ impl JobFolder {
     pub(super) fn remove(&self) -> Result<()> {
         remove(&self.0)
     }
+}
+
+/// The files of an adapter's folder.
+fn read_files(folder: &Path) -> Result<AdapterFiles> {
+    let read = |name: &str| fs::read(folder.join(name)).map_err(|error| at(&folder.join(name), error));
+    AdapterFiles::from_parts(|name| folder.join(name).is_file().then(|| read(name)).transpose())
 }
 
 /// The number at the end of `…-000120`, `step120` or `120.safetensors`.

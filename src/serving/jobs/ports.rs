@@ -1,15 +1,21 @@
 //! What the runner needs of the rest of the house, and the house behind it. Tests put their own behind it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
 use crate::adapter::{AdapterBundle, AdapterFiles};
-use crate::domain::{AdapterName, AdapterRef, DataRef, Digest, Error, ErrorKind, Family, FineTuneSpec, Result};
+use crate::domain::{
+    AdapterName, AdapterRef, DataRef, Digest, Error, ErrorKind, Family, FineTuneSpec, PreFinetuneSpec, Result,
+};
+use crate::serving::jobs::folder::Remains;
 use crate::serving::{Backbone, Backbones, DatasetService, PublishedVersion, Registry};
 use crate::training::dataset::{DatasetFamily, Split};
-use crate::training::{Evaluation, FineTuneSetup, Observer, Outcome, evaluate_adapter, fine_tune};
+use crate::training::{
+    Evaluation, FineTuneSetup, Observer, Outcome, PoolSet, PreFinetuneOutcome, PreFinetuneSetup, evaluate_adapter,
+    fine_tune, pre_finetune,
+};
 
 /// Training data by name: its family and rows.
 pub(super) trait DataSource: Send + Sync {
@@ -21,6 +27,8 @@ pub(super) trait Trainer: Send + Sync {
     fn limits(&self) -> Limits;
     fn train(&self, run: TrainingRun, observer: &mut dyn Observer) -> Result<Outcome>;
     fn evaluate(&self, adapter: &AdapterFiles, split: &Split, dataset: &str) -> Result<Evaluation>;
+    /// What it leaves, with the backbone's folder in its place; None: stopped, as the observer asked.
+    fn pre_finetune(&self, run: PreFinetuningRun, observer: &mut dyn Observer) -> Result<Option<Remains>>;
 }
 
 /// Of the encoder that adapters are trained for.
@@ -42,6 +50,14 @@ pub(super) struct TrainingRun {
     pub(super) job_id: String,
 }
 
+/// One pre-finetuning run, apart from the machine it runs on.
+pub(super) struct PreFinetuningRun {
+    pub(super) spec: PreFinetuneSpec,
+    pub(super) ner: Vec<PoolSet>,
+    pub(super) classify: Vec<PoolSet>,
+    pub(super) checkpoint_folder: PathBuf,
+}
+
 /// The adapters there are, and the way for one more to get there. All methods block.
 pub(super) trait Publisher: Send + Sync {
     /// What a name or alias means; `adapter_not_found` names the nearest.
@@ -49,6 +65,13 @@ pub(super) trait Publisher: Send + Sync {
     fn files(&self, reference: &AdapterRef) -> Result<AdapterFiles>;
     fn publish(&self, name: &AdapterName, files: AdapterFiles, activate: bool) -> Result<PublishedVersion>;
     fn activate(&self, name: &AdapterName, version: u32) -> Result<()>;
+    /// Whether a backbone could be had under this name.
+    fn has_backbone(&self, name: &str) -> Result<bool>;
+    /// Whether `name` (or `default`) stands for the backbone that jobs start from.
+    fn is_active_backbone(&self, name: &str) -> Result<bool>;
+    /// Makes a backbone resident, for adapters that are made for it.
+    fn load_backbone(&self, name: &str) -> Result<()>;
+    fn activate_backbone(&self, name: &str) -> Result<()>;
 }
 
 /// An adapter as it stands.
@@ -113,6 +136,27 @@ impl Trainer for HouseTrainer {
         fine_tune(setup, observer)
     }
 
+    fn pre_finetune(&self, run: PreFinetuningRun, observer: &mut dyn Observer) -> Result<Option<Remains>> {
+        let backbone = self.backbones.active();
+        let outputs = run.spec.outputs.clone();
+        let setup = PreFinetuneSetup {
+            encoder: backbone.resident.encoder().clone(),
+            tokenizer: backbone.tokenizer.clone(),
+            fingerprint: backbone.fingerprint().clone(),
+            spec: run.spec,
+            ner: run.ner,
+            classify: run.classify,
+            checkpoint_folder: run.checkpoint_folder,
+            threads: self.threads,
+        };
+        let PreFinetuneOutcome::Finished(trained) = pre_finetune(setup, observer)? else { return Ok(None) };
+        let mut write = |path: &Path| trained.write_weights(path);
+        let made = self.backbones.keep(outputs.backbone.as_str(), &backbone, &trained.provenance, &mut write)?;
+        let primary = |family| Ok((family, trained.primary(family, &made.fingerprint)?));
+        let primaries = [Family::Ner, Family::Classify].into_iter().map(primary).collect::<Result<_>>()?;
+        Ok(Some(Remains { backbone: made, primaries, report: trained.report.clone() }))
+    }
+
     fn evaluate(&self, adapter: &AdapterFiles, split: &Split, dataset: &str) -> Result<Evaluation> {
         let backbone = self.backbones.of(&adapter.read_card()?.backbone_fingerprint)?;
         let bundle = open(adapter, &backbone)?;
@@ -162,5 +206,22 @@ impl Publisher for HousePublisher {
 
     fn activate(&self, name: &AdapterName, version: u32) -> Result<()> {
         self.runtime.block_on(self.registry.activate(name, version)).map(drop)
+    }
+
+    fn has_backbone(&self, name: &str) -> Result<bool> {
+        Ok(self.runtime.block_on(self.registry.backbones().names())?.iter().any(|known| known == name))
+    }
+
+    fn is_active_backbone(&self, name: &str) -> Result<bool> {
+        let active = self.registry.backbones().active();
+        Ok(name == "default" || name == active.identity().name || name == active.fingerprint().as_str())
+    }
+
+    fn load_backbone(&self, name: &str) -> Result<()> {
+        self.runtime.block_on(self.registry.load_backbone(name))
+    }
+
+    fn activate_backbone(&self, name: &str) -> Result<()> {
+        self.runtime.block_on(self.registry.activate_backbone(name))
     }
 }

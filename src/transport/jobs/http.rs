@@ -11,14 +11,14 @@ use crate::serving::jobs::{JobView, spec_from_json};
 use crate::transport::call::Call;
 use crate::transport::error::Failure;
 use crate::transport::extract::{JsonBytes, Query};
-use crate::transport::jobs::wire::{Checkpoint, Event, EventsQuery, FineTuneSpec, Job, JobsQuery};
+use crate::transport::jobs::wire::{Checkpoint, Event, EventsQuery, Job, JobSpec, JobsQuery};
 use crate::transport::jobs::{PAGE_JOBS, PAGE_JOBS_DEFAULT, page, sse, within};
 use crate::transport::openapi::Failures;
 use crate::transport::wire::List;
 
 /// Queues a training job
 #[utoipa::path(
-    post, path = "/v1/admin/jobs", operation_id = "create_job", tag = "admin", request_body = FineTuneSpec,
+    post, path = "/v1/admin/jobs", operation_id = "create_job", tag = "admin", request_body = JobSpec,
     responses((status = 201, body = Job), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn create(call: Call, JsonBytes(spec): JsonBytes) -> Result<Response, Failure> {

@@ -32,7 +32,7 @@ pub(in crate::transport) struct Job {
     /// Latest training and validation figures.
     metrics: BTreeMap<String, f64>,
     /// As created, with every default filled in.
-    #[schema(value_type = FineTuneSpec)]
+    #[schema(value_type = JobSpec)]
     spec: serde_json::Value,
     result: Option<JobResult>,
     error: Option<JobFailure>,
@@ -103,6 +103,15 @@ pub(in crate::transport) struct EventsQuery {
     pub(in crate::transport) after: Option<u64>,
     /// Of a list: 1 to 1000; default 1000.
     pub(in crate::transport) limit: Option<u32>,
+}
+
+/// A job, by its kind.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub(in crate::transport) enum JobSpec {
+    FineTune(FineTuneSpec),
+    PreFinetune(PreFinetuneSpec),
 }
 
 /// A fine-tuning run, for the document: `serving` reads it.
@@ -190,6 +199,117 @@ struct Gate {
     #[schema(example = 0.8)]
     min: Option<f64>,
     not_worse_than_active: Option<bool>,
+}
+
+/// A pre-finetuning run of the backbone itself.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(in crate::transport) struct PreFinetuneSpec {
+    #[schema(example = "pre_finetune")]
+    kind: String,
+    /// `default`: the active one.
+    #[schema(example = "default")]
+    backbone: Option<String>,
+    /// `task_primary` (default), `joint`, `ner_only` or `classify_only`.
+    #[schema(example = "task_primary")]
+    strategy: Option<String>,
+    ner: Option<Mix>,
+    /// Labelled texts, and pairs of texts that belong together.
+    classify: Option<Mix>,
+    hyperparameters: Option<PreFinetuneHyperparameters>,
+    outputs: PreFinetuneOutputs,
+    /// `stage` (default), `activate` or `never`.
+    #[schema(example = "stage")]
+    publish: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct Mix {
+    datasets: Vec<MixedSet>,
+}
+
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct MixedSet {
+    /// A dataset, or `dataset:split`; its `train` split if none is named.
+    #[schema(example = "crossner-ai")]
+    name: String,
+    /// How much more often it is drawn than its size says.
+    #[schema(default = 1.0)]
+    weight: Option<f64>,
+}
+
+/// What the results are called.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct PreFinetuneOutputs {
+    #[schema(example = "minilm-mtpf")]
+    backbone: String,
+    #[schema(example = "ner-primary")]
+    ner_primary: String,
+    #[schema(example = "classify-primary")]
+    classify_primary: String,
+}
+
+/// Every field is optional.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct PreFinetuneHyperparameters {
+    #[schema(default = 2000)]
+    steps: Option<u64>,
+    /// Rows of NER, and pairs of classification, in each step.
+    #[schema(default = 32)]
+    batch_size: Option<u32>,
+    /// Where families have LoRA of their own: `"auto"`, `"last:N"`, `"all"` or a list of layers from 0.
+    #[schema(value_type = Object, example = "last:2")]
+    layers: Option<String>,
+    #[schema(default = 16)]
+    rank: Option<u32>,
+    #[schema(default = 32.0)]
+    alpha: Option<f64>,
+    /// A list of module names or `"auto"`.
+    #[schema(value_type = Object, example = "auto")]
+    target_modules: Option<String>,
+    #[schema(default = 2e-5)]
+    backbone_learning_rate: Option<f64>,
+    #[schema(default = 2e-4)]
+    adapter_learning_rate: Option<f64>,
+    #[schema(default = 0.01)]
+    weight_decay: Option<f64>,
+    #[schema(default = 0.06)]
+    warmup_ratio: Option<f64>,
+    /// `linear` (default) or `cosine`.
+    #[schema(example = "linear")]
+    decay: Option<String>,
+    #[schema(default = 1.0)]
+    max_gradient_norm: Option<f64>,
+    #[schema(default = 0.0)]
+    dropout: Option<f64>,
+    /// Tokens, special ones included.
+    #[schema(default = 64)]
+    max_length: Option<u32>,
+    /// Of the contrast between texts.
+    #[schema(default = 0.05)]
+    temperature: Option<f64>,
+    /// A dataset is drawn in proportion to its weight times its rows to this power.
+    #[schema(default = 0.5)]
+    sampling_exponent: Option<f64>,
+    /// How many batches of labelled texts pair each text with its label's name.
+    #[schema(default = 0.3)]
+    label_name_share: Option<f64>,
+    #[schema(default = 1.0)]
+    ner_weight: Option<f64>,
+    #[schema(default = 1.0)]
+    classify_weight: Option<f64>,
+    /// Entity types that a batch is compared with, at most 256.
+    #[schema(default = 96)]
+    concepts_max: Option<u32>,
+    /// Steps between two measurements of gradients.
+    #[schema(default = 20)]
+    measure_every: Option<u64>,
+    #[schema(default = 42)]
+    seed: Option<u64>,
 }
 
 impl From<serving::jobs::JobView> for Job {

@@ -2,15 +2,19 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use crate::adapter::AdapterFiles;
-use crate::domain::{AdapterName, AdapterRef, DataRef, Error, ErrorKind, Family, FineTuneSpec, JobSpec, Result};
+use crate::domain::{
+    AdapterName, AdapterRef, BackboneIdentity, DataRef, Digest, Error, ErrorKind, Family, FineTuneSpec, JobSpec,
+    PreFinetuneSpec, Result,
+};
 use crate::serving::PublishedVersion;
 use crate::serving::jobs::desk::Parts;
-use crate::serving::jobs::ports::{DataSource, Limits, Publisher, Registered, Trainer, TrainingRun};
+use crate::serving::jobs::folder::Remains;
+use crate::serving::jobs::ports::{DataSource, Limits, PreFinetuningRun, Publisher, Registered, Trainer, TrainingRun};
 use crate::serving::jobs::record::parse_spec;
 use crate::telemetry::Metrics;
 use crate::training::dataset::{DatasetFamily, Example, Split};
@@ -61,13 +65,10 @@ impl FakeTrainer {
     }
 }
 
-impl Trainer for FakeTrainer {
-    fn limits(&self) -> Limits {
-        Limits { layers: 6, max_length: 512 }
-    }
-
-    fn train(&self, run: TrainingRun, observer: &mut dyn Observer) -> Result<Outcome> {
-        let mut step = fs::read_dir(&run.checkpoint_folder)?
+impl FakeTrainer {
+    /// From the checkpoint that is there to the last step, or where the observer ends it.
+    fn advance(&self, folder: PathBuf, observer: &mut dyn Observer) -> Result<Control> {
+        let mut step = fs::read_dir(&folder)?
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
             .max()
             .unwrap_or(0);
@@ -78,16 +79,43 @@ impl Trainer for FakeTrainer {
             match observer.control() {
                 Control::Continue => step += 1,
                 Control::Pause => {
-                    checkpoint(&run.checkpoint_folder, step);
-                    observer.event(TrainingEvent::Checkpoint { step, path: run.checkpoint_folder });
-                    return Ok(Outcome::Stopped(Control::Pause));
+                    checkpoint(&folder, step);
+                    observer.event(TrainingEvent::Checkpoint { step, path: folder });
+                    return Ok(Control::Pause);
                 }
-                Control::Cancel => return Ok(Outcome::Stopped(Control::Cancel)),
+                Control::Cancel => return Ok(Control::Cancel),
             }
             observer.event(made(step));
         }
-        drop(steps);
-        self.finish(observer)
+        Ok(Control::Continue)
+    }
+}
+
+/// What every pre-finetuning run leaves.
+pub(super) fn remains(backbone: &str) -> Remains {
+    let backbone = BackboneIdentity { name: backbone.to_owned(), fingerprint: Digest::from_sha256(&[9; 32]) };
+    let primaries = vec![(Family::Ner, adapter(0.1)), (Family::Classify, adapter(0.2))];
+    Remains { backbone, primaries, report: serde_json::json!({"pre_finetune": {"steps": STEPS}}) }
+}
+
+impl Trainer for FakeTrainer {
+    fn limits(&self) -> Limits {
+        Limits { layers: 6, max_length: 512 }
+    }
+
+    fn train(&self, run: TrainingRun, observer: &mut dyn Observer) -> Result<Outcome> {
+        match self.advance(run.checkpoint_folder, observer)? {
+            Control::Continue => self.finish(observer),
+            stopped => Ok(Outcome::Stopped(stopped)),
+        }
+    }
+
+    fn pre_finetune(&self, run: PreFinetuningRun, observer: &mut dyn Observer) -> Result<Option<Remains>> {
+        if self.advance(run.checkpoint_folder, observer)? != Control::Continue {
+            return Ok(None);
+        }
+        observer.event(TrainingEvent::Evaluating);
+        Ok(Some(remains(run.spec.outputs.backbone.as_str())))
     }
 
     fn evaluate(&self, adapter: &AdapterFiles, _: &Split, _: &str) -> Result<Evaluation> {
@@ -125,6 +153,8 @@ pub(super) fn evaluation(accuracy: f64) -> Evaluation {
 pub(super) struct FakePublisher {
     adapters: Mutex<HashMap<AdapterName, (Registered, Vec<AdapterFiles>)>>,
     pub(super) fails: Mutex<Option<Error>>,
+    /// What was done with backbones, in order.
+    pub(super) backbones: Mutex<Vec<String>>,
 }
 
 impl FakePublisher {
@@ -154,7 +184,7 @@ impl Publisher for FakePublisher {
         }
         let mut adapters = self.adapters.lock().unwrap();
         let (registered, all) = adapters.entry(name.clone()).or_insert_with(|| {
-            let family = Some(Family::Classify);
+            let family = (name.as_str() != "ner-primary").then_some(Family::Classify);
             (Registered { name: name.clone(), family, active: None, versions: Vec::new() }, Vec::new())
         });
         let (version, digest) = (registered.versions.len() as u32 + 1, files.digest());
@@ -168,9 +198,27 @@ impl Publisher for FakePublisher {
         self.adapters.lock().unwrap().get_mut(name).unwrap().0.active = Some(version);
         Ok(())
     }
+
+    fn has_backbone(&self, name: &str) -> Result<bool> {
+        Ok(name == "taken")
+    }
+
+    fn is_active_backbone(&self, name: &str) -> Result<bool> {
+        Ok(name == "default")
+    }
+
+    fn load_backbone(&self, name: &str) -> Result<()> {
+        self.backbones.lock().unwrap().push(format!("load {name}"));
+        Ok(())
+    }
+
+    fn activate_backbone(&self, name: &str) -> Result<()> {
+        self.backbones.lock().unwrap().push(format!("activate {name}"));
+        Ok(())
+    }
 }
 
-/// `bank:train`, `bank:dev` and whatever a test adds.
+/// `bank:train`, `bank:dev`, `people:train`, `same:train` and whatever a test adds.
 pub(super) struct FakeData(pub(super) HashMap<String, (DatasetFamily, Split)>);
 
 impl FakeData {
@@ -178,6 +226,8 @@ impl FakeData {
         let mut data = Self(HashMap::new());
         data.add("bank:train", DatasetFamily::Classify, &["a", "b", "c"], 30);
         data.add("bank:dev", DatasetFamily::Classify, &["a", "b"], 4);
+        data.add("people:train", DatasetFamily::Ner, &["B-PER", "O"], 30);
+        data.add("same:train", DatasetFamily::Pairs, &["yes"], 30);
         data
     }
 
@@ -223,5 +273,18 @@ pub(super) fn spec(changes: serde_json::Value) -> JobSpec {
 
 pub(super) fn fine_tune(changes: serde_json::Value) -> FineTuneSpec {
     let JobSpec::FineTune(spec) = spec(changes) else { panic!("a fine-tuning job") };
+    spec
+}
+
+/// A pre-finetuning job on `people` and `bank`, with `changes` laid over it.
+pub(super) fn pre_finetune(changes: serde_json::Value) -> PreFinetuneSpec {
+    let mut job = serde_json::json!({
+        "kind": "pre_finetune",
+        "ner": { "datasets": [{ "name": "people" }] },
+        "classify": { "datasets": [{ "name": "bank" }, { "name": "same", "weight": 2 }] },
+        "outputs": { "backbone": "made", "ner_primary": "ner-primary", "classify_primary": "classify-primary" },
+    });
+    job.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    let JobSpec::PreFinetune(spec) = parse_spec(job).unwrap() else { panic!("a pre-finetuning job") };
     spec
 }

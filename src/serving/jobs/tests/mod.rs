@@ -3,6 +3,7 @@
 mod checks;
 mod crashes;
 mod fakes;
+mod pre_finetune;
 mod runs;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Whether a job can run at all: its data, its adapters and its numbers, every problem at once.
 
+mod pre_finetune;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -11,6 +13,8 @@ use crate::domain::{
 use crate::serving::jobs::ports::{DataSource, Limits, Publisher, registered};
 use crate::serving::jobs::record::layers_to_json;
 use crate::training::dataset::{DatasetFamily, Example, Split};
+
+pub(super) use pre_finetune::{Pools, check_new, check_pre_finetune};
 
 /// Fewer rows teach nothing; it is a mistake of the upload.
 const TRAIN_ROWS_MIN: usize = 4;
@@ -43,10 +47,15 @@ pub(super) fn check(
     if let Some(gate) = &spec.gate {
         check_gate(gate, spec, &mut problems);
     }
-    match splits {
-        Some(splits) if problems.is_empty() => Ok(splits),
-        _ => {
-            let count = problems.len();
+    conclude(problems)?;
+    splits.ok_or_else(|| Error::internal("a job without problems and without data"))
+}
+
+/// `unprocessable` with all of them, if there are any.
+fn conclude(problems: Vec<String>) -> Result<()> {
+    match problems.len() {
+        0 => Ok(()),
+        count => {
             let message = format!("the job has {count} problem{}", if count == 1 { "" } else { "s" });
             Err(Error::unprocessable(message).with_problems(problems))
         }

@@ -1,5 +1,7 @@
 //! The thread that runs jobs, one at a time, oldest first: validate, train, judge, publish. It outlives every job.
 
+mod pre_finetune;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -17,6 +19,7 @@ use crate::serving::jobs::journal::{Ending, Intent, Job, NewEvent, Wish};
 use crate::serving::jobs::observer::JobObserver;
 use crate::serving::jobs::ports::{TrainingRun, registered};
 use crate::training::{Control, Evaluation, Outcome};
+use pre_finetune::PreFinetuning;
 
 /// Before a journal that failed (a full disk, say) is tried again.
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);
@@ -59,16 +62,19 @@ impl Runner {
     /// Whatever happens in it, the job's state says so and the thread lives.
     fn work(&self, job: &Job) {
         let id = &job.view.id;
-        let JobSpec::FineTune(spec) = &job.view.spec else { return };
-        tracing::info!(job = %id, adapter = %spec.adapter, "job begins");
-        let work = Work { desk: &self.desk, job, id, spec, folder: self.desk.folder(id) };
+        tracing::info!(job = %id, kind = job.view.spec.kind(), "job begins");
+        let folder = self.desk.folder(id);
         self.desk.steering.begin(id);
-        let outcome = catch_unwind(AssertUnwindSafe(|| work.run()))
+        let run = || match &job.view.spec {
+            JobSpec::FineTune(spec) => FineTuning { desk: &self.desk, job, id, spec, folder: &folder }.run(),
+            JobSpec::PreFinetune(spec) => PreFinetuning { desk: &self.desk, id, spec, folder: &folder }.run(),
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(run))
             .unwrap_or_else(|_panic| Err(Error::internal("the job ran into a bug of the server; its log says more")));
         self.desk.steering.end();
         let settled = match outcome {
             Ok(Some(ending)) => self.desk.end(id, &ending),
-            Ok(None) => work.put_aside(),
+            Ok(None) => put_aside(&self.desk, id, &folder),
             Err(error) if self.desk.steering.is_stopping() => Err(error.context("cut short by the shutdown")),
             Err(error) => {
                 tracing::warn!(job = %id, %error, "job failed");
@@ -83,15 +89,15 @@ impl Runner {
 }
 
 /// One job on its way through the states. Each stage answers None where the job was asked to stop.
-struct Work<'a> {
+struct FineTuning<'a> {
     desk: &'a Desk,
     job: &'a Job,
     id: &'a JobId,
     spec: &'a FineTuneSpec,
-    folder: JobFolder,
+    folder: &'a JobFolder,
 }
 
-impl Work<'_> {
+impl FineTuning<'_> {
     fn run(&self) -> Result<Option<Ending>> {
         // A wish from between the queue and `Steering::begin` is in the journal alone.
         self.desk.steering.ask(self.id, self.desk.journal.job(self.id)?.wish);
@@ -115,7 +121,7 @@ impl Work<'_> {
     }
 
     fn train(&self) -> Result<Option<Trained>> {
-        let data = self.desk.check(&self.job.view.spec)?;
+        let data = self.desk.check(self.spec)?;
         let init = self.spec.init_from.as_ref().map(|init| self.desk.publisher.files(init)).transpose()?;
         let run = TrainingRun {
             spec: self.spec.clone(),
@@ -227,22 +233,22 @@ impl Work<'_> {
     fn activates(&self) -> bool {
         self.spec.publish == Publish::Activate
     }
+}
 
-    /// The job was stopped; the journal's wish tells why. None: the server stops, or a pause was taken back.
-    fn put_aside(&self) -> Result<()> {
-        let job = self.desk.journal.job(self.id)?;
-        let step = self.folder.latest_checkpoint();
-        let from = step.map_or_else(|| "from the beginning".to_owned(), |step| format!("from checkpoint step {step}"));
-        match job.wish {
-            Some(Wish::Cancel) => return self.desk.end(self.id, &Ending::Cancelled),
-            Some(Wish::Pause) if job.view.status.may_become(JobState::Paused) => {
-                self.desk.become_state(self.id, JobState::Paused, &format!("paused; goes on {from} when resumed"))?;
-            }
-            _ => self.desk.become_state(self.id, JobState::Queued, &format!("put back; goes on {from}"))?,
+/// The job was stopped; the journal's wish tells why. None: the server stops, or a pause was taken back.
+fn put_aside(desk: &Desk, id: &JobId, folder: &JobFolder) -> Result<()> {
+    let job = desk.journal.job(id)?;
+    let step = folder.latest_checkpoint();
+    let from = step.map_or_else(|| "from the beginning".to_owned(), |step| format!("from checkpoint step {step}"));
+    match job.wish {
+        Some(Wish::Cancel) => return desk.end(id, &Ending::Cancelled),
+        Some(Wish::Pause) if job.view.status.may_become(JobState::Paused) => {
+            desk.become_state(id, JobState::Paused, &format!("paused; goes on {from} when resumed"))?;
         }
-        self.desk.metrics.remove_job(&self.id.0);
-        Ok(())
+        _ => desk.become_state(id, JobState::Queued, &format!("put back; goes on {from}"))?,
     }
+    desk.metrics.remove_job(&id.0);
+    Ok(())
 }
 
 fn figure(evaluation: &Evaluation, gate: &Gate) -> Result<f64> {
