@@ -191,6 +191,8 @@ pub struct PreFinetuneSpec {
     pub classify: Vec<MixedSet>,
     pub hyperparameters: PreFinetuneHyperparameters,
     pub outputs: PreFinetuneOutputs,
+    /// The backbone's folder is left whatever this says. `Stage` publishes the primaries beside what is active, and the backbone
+    /// is resident for them; `Activate` makes all three active; `Never` publishes nothing.
     pub publish: Publish,
 }
 

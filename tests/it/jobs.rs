@@ -1,6 +1,6 @@
 //! Jobs over the real trainer, registry and datasets, on the tiny BERT of the fixtures: upload, train, publish, answer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +9,54 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use trunkline::adapter::AdapterStore;
-use trunkline::domain::{AdapterRef, BackboneIdentity, Digest, ErrorKind, JobId, JobState};
+use trunkline::backbone::{BackboneCache, derive};
+use trunkline::domain::{AdapterRef, BackboneIdentity, Digest, ErrorKind, JobId, JobState, Result};
 use trunkline::engine::ResidentBackbone;
 use trunkline::model::Encoder;
 use trunkline::serving::jobs::{JobView, Jobs, JobsConfig, parse_spec};
-use trunkline::serving::{Backbone, Backbones, DatasetFamily, DatasetService, Registry, RegistryConfig};
+use trunkline::serving::{
+    Backbone, BackboneSource, Backbones, DatasetFamily, DatasetService, FoundBackbone, Registry, RegistryConfig,
+    WriteWeights,
+};
 use trunkline::telemetry::Metrics;
 use trunkline::text::Tokenizer;
 
 /// Only a test that would hang waits that long.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Backbones that jobs leave in a folder.
+struct Kept(PathBuf);
+
+impl BackboneSource for Kept {
+    fn find(&self, name: &str) -> Result<FoundBackbone> {
+        let folder = self.0.join(name);
+        let info = BackboneCache::new(self.0.clone()).verify(&folder.to_string_lossy())?;
+        Ok(FoundBackbone {
+            identity: BackboneIdentity { name: name.to_owned(), fingerprint: info.fingerprint },
+            folder,
+        })
+    }
+
+    fn load(&self, found: &FoundBackbone) -> Result<Backbone> {
+        let encoder = Arc::new(Encoder::load(&found.folder, &Device::Cpu)?);
+        let resident = ResidentBackbone::admit(found.identity.clone(), encoder)?;
+        let tokenizer = Arc::new(Tokenizer::load(&found.folder)?);
+        Ok(Backbone { resident, tokenizer, folder: found.folder.clone() })
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    fn keep(&self, name: &str, parent: &Path, provenance: &Value, write: WriteWeights<'_>) -> Result<FoundBackbone> {
+        let info = derive(parent, &self.0.join(name), provenance, write)?;
+        Ok(FoundBackbone {
+            identity: BackboneIdentity { name: info.name, fingerprint: info.fingerprint },
+            folder: info.folder,
+        })
+    }
+}
 
 /// A server's inside, without its wires.
 struct House {
@@ -41,7 +79,8 @@ impl House {
         let identity = BackboneIdentity { name: "tiny".to_owned(), fingerprint: Digest::from_sha256(&[7; 32]) };
         let resident = ResidentBackbone::admit(identity, encoder).unwrap();
         let backbone = Backbone { resident, tokenizer, folder: backbone.to_owned() };
-        let backbones = Backbones::start(backbone, None, None, metrics.clone());
+        let source = Arc::new(Kept(folder.path().join("backbones")));
+        let backbones = Backbones::start(backbone, Some(source), None, metrics.clone());
         let store = AdapterStore::open(&folder.path().join("adapters")).unwrap();
         let config = RegistryConfig { adapter_memory: 1 << 30 };
         let registry = Registry::open(store, backbones, metrics.clone(), config).await.unwrap();
@@ -198,4 +237,69 @@ async fn a_job_without_its_data_is_refused_with_everything_that_is_wrong() {
     let wanted = ["data.train", "data.validation", "data.test", "init_from", "hyperparameters.layers"];
     assert_eq!(fields, wanted, "{error}");
     assert!(house.jobs.list(None, 10).await.unwrap().0.is_empty());
+}
+
+fn pre_finetune(changes: Value) -> Value {
+    let mut job = json!({
+        "kind": "pre_finetune", "publish": "activate",
+        "ner": {"datasets": [{"name": "people"}]}, "classify": {"datasets": [{"name": "moods"}]},
+        "hyperparameters": {"steps": 12, "batch_size": 8, "layers": "last:1", "rank": 2, "max_length": 24, "measure_every": 4},
+        "outputs": {"backbone": "made", "ner_primary": "ner-primary", "classify_primary": "classify-primary"},
+    });
+    job.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    job
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pre_finetuned_backbone_is_activated_with_its_primaries_and_trained_on_from_them() {
+    let house = House::new().await;
+    house.upload_moods();
+    house.upload_people();
+    let id = house.jobs.submit(parse_spec(pre_finetune(json!({}))).unwrap()).await.unwrap().id;
+    let job = house.reaches(&id, JobState::Succeeded).await;
+    assert_eq!(
+        job.result.map(|result| (result.name.to_string(), result.active)),
+        Some(("ner-primary".to_owned(), true))
+    );
+    let active = house.registry.backbones().active();
+    let report = house.jobs.report(&id).await.unwrap();
+    assert_eq!((active.identity().name.as_str(), report["backbone"]["name"].as_str()), ("made", Some("made")));
+    assert_eq!(report["backbone"]["fingerprint"], active.fingerprint().as_str());
+    let series = report["pre_finetune"]["series"].as_array().unwrap();
+    assert!(series.iter().all(|point| point["cosine"].as_array().unwrap().len() == 3), "{series:?}");
+    for name in ["ner-primary", "classify-primary"] {
+        let lease = house.registry.lease(&name.parse::<AdapterRef>().unwrap()).await.unwrap();
+        assert_eq!(lease.adapter.card.backbone_fingerprint, *active.fingerprint(), "{name}");
+    }
+    let events = house.jobs.events(&id, 0, usize::MAX).await.unwrap();
+    let measured = events.iter().filter(|event| event.data.get("cosine").is_some()).count();
+    assert_eq!(measured, series.len());
+
+    // the next adapter starts from what the primary learnt
+    let downstream = house.submit(json!({"init_from": "classify-primary"})).await;
+    house.reaches(&downstream, JobState::Succeeded).await;
+    let lease = house.registry.lease(&"moods".parse::<AdapterRef>().unwrap()).await.unwrap();
+    assert_eq!(lease.adapter.card.backbone_fingerprint, *active.fingerprint());
+
+    let taken = house.jobs.submit(parse_spec(pre_finetune(json!({}))).unwrap()).await.unwrap_err();
+    assert!(taken.problems()[0].starts_with("outputs.backbone: a backbone \"made\" is there already"), "{taken}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pre_finetuning_run_cut_by_a_restart_ends_in_the_same_backbone() {
+    let spec = |name: &str| {
+        let outputs = json!({"backbone": name, "ner_primary": "n", "classify_primary": "c"});
+        parse_spec(pre_finetune(json!({"publish": "never", "outputs": outputs}))).unwrap()
+    };
+    let house = House::new().await;
+    house.upload_moods();
+    house.upload_people();
+    let undisturbed = house.jobs.submit(spec("calm")).await.unwrap().id;
+    house.reaches(&undisturbed, JobState::Succeeded).await;
+    let cut = house.jobs.submit(spec("storm")).await.unwrap().id;
+    house.reaches(&cut, JobState::Running).await;
+    let house = house.restart().await;
+    house.reaches(&cut, JobState::Succeeded).await;
+    let fingerprint = async |id| house.jobs.report(id).await.unwrap()["backbone"]["fingerprint"].clone();
+    assert_eq!(fingerprint(&undisturbed).await, fingerprint(&cut).await);
 }

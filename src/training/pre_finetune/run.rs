@@ -32,7 +32,7 @@ use crate::training::schedule::Schedule;
 use crate::training::workers::{Halt, Run, Workers};
 
 /// What a crash may cost. A checkpoint holds all weights with their moments: some hundred megabytes.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(90);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(45);
 
 /// Everything a run needs. The same setup (spec, data, seed, threads) gives the same weights.
 pub struct PreFinetuneSetup {

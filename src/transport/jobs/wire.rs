@@ -218,7 +218,8 @@ pub(in crate::transport) struct PreFinetuneSpec {
     classify: Option<Mix>,
     hyperparameters: Option<PreFinetuneHyperparameters>,
     outputs: PreFinetuneOutputs,
-    /// `stage` (default), `activate` or `never`.
+    /// `stage` (default): the primaries are published, not active, and their backbone is resident beside the active one;
+    /// `activate`: all three are active; `never`: the backbone is left in its folder alone.
     #[schema(example = "stage")]
     publish: Option<String>,
 }
