@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::app::commands::{adapters, backbone, bench, datasets, evaluate, openapi, predict, serve, train};
+use crate::app::commands::{adapters, backbone, bench, datasets, evaluate, openapi, predict, serve, study, train};
 use crate::app::config;
 use crate::domain::{Error, ErrorKind};
 use crate::telemetry::{LogFormat, init_logging};
@@ -45,6 +45,9 @@ pub(super) enum Command {
     /// Train an adapter in the foreground
     #[command(subcommand)]
     Train(train::TrainCommand),
+    /// Compare ways of pre-finetuning on many data sets
+    #[command(subcommand)]
+    Study(study::StudyCommand),
     /// The evaluation report of an adapter on a dataset
     Evaluate(evaluate::EvaluateArgs),
     /// The adapter store
@@ -82,6 +85,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Serve(args) => serve::run(*args),
         Command::Predict(args) => predict::run(args),
         Command::Train(command) => train::run(command),
+        Command::Study(command) => study::run(command),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Adapters(command) => adapters::run(command),
         Command::Datasets(command) => datasets::run(command),

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use crate::adapter::{AdapterCard, LoraConfig, TargetModules};
 use crate::domain::{
-    Digest, Error, Family, FineTuneSpec, HeadForm, Hyperparameters, LabelSet, LayerChoice, ProblemType, Result,
+    Error, Family, FineTuneSpec, HeadForm, Hyperparameters, LabelSet, LayerChoice, ProblemType, Result,
 };
 use crate::model::Encoder;
 use crate::training::checkpoint::State;
 use crate::training::evaluate::Evaluation;
+use crate::training::fine_tune::FineTuneSetup;
 use crate::training::settle::Recipe;
 use crate::training::trainer::metrics;
 
@@ -66,21 +67,16 @@ fn linears_of(encoder: &Encoder, layers: &[usize]) -> Vec<String> {
 }
 
 /// A card without its account of the training.
-pub(super) fn card(
-    spec: &FineTuneSpec,
-    labels: &LabelSet,
-    multi_label: bool,
-    fingerprint: &Digest,
-    max_length: usize,
-) -> AdapterCard {
+pub(super) fn card(setup: &FineTuneSetup, labels: &LabelSet) -> AdapterCard {
+    let is_multi_label = setup.train.multi_label;
     AdapterCard {
-        family: spec.family,
+        family: setup.spec.family,
         head: HeadForm::Labels,
         labels: labels.as_slice().to_vec(),
-        problem_type: if multi_label { ProblemType::MultiLabel } else { ProblemType::SingleLabel },
-        backbone_fingerprint: fingerprint.clone(),
-        max_length,
-        pooling: "cls".to_owned(),
+        problem_type: if is_multi_label { ProblemType::MultiLabel } else { ProblemType::SingleLabel },
+        backbone_fingerprint: setup.fingerprint.clone(),
+        max_length: setup.max_length(),
+        pooling: if setup.pools_mean { "mean" } else { "cls" }.to_owned(),
         thresholds: Default::default(),
         training: None,
     }

@@ -18,7 +18,7 @@ use crate::training::dataset::{Example, Split};
 use crate::training::evaluate::Evaluation;
 use crate::training::plan::Plan;
 use crate::training::pre_finetune::Measurement;
-use crate::training::predict::Held;
+use crate::training::predict::{Held, Predicted};
 use crate::training::prefix::KEPT_BYTES_MAX;
 use crate::training::workers::{Halt, Run, Workers};
 
@@ -33,6 +33,8 @@ pub struct FineTuneSetup {
     pub test: Option<Split>,
     /// The adapter to start from.
     pub init: Option<AdapterBundle>,
+    /// Whether a new classification head reads the mean of the tokens, in place of what the architecture's own reads.
+    pub pools_mean: bool,
     /// Checkpoints live here; one that is there already is gone on from.
     pub checkpoint_folder: PathBuf,
     pub threads: usize,
@@ -187,6 +189,19 @@ impl FineTuneSetup {
         let steer = &mut || observer.control();
         held.evaluate(&self.encoder, adapter, &name, Workers(self.threads), steer)
     }
+}
+
+/// The answers of an adapter to `examples`, in order.
+pub(super) fn predict_all(
+    encoder: &Encoder,
+    tokenizer: &Tokenizer,
+    adapter: &AdapterBundle,
+    examples: &[Example],
+    workers: Workers,
+) -> Run<Predicted> {
+    let steer = &mut || Control::Continue;
+    let held = Held::prepare((encoder, tokenizer), adapter, examples, &mut 0, workers, steer)?;
+    held.predict(encoder, adapter, workers, steer)
 }
 
 /// Predicts `split` with an adapter and evaluates it.

@@ -18,6 +18,7 @@ mod predict;
 mod prefix;
 mod schedule;
 mod settle;
+pub mod study;
 mod trainer;
 mod variables;
 mod workers;

@@ -90,7 +90,7 @@ fn fresh_adapter(setup: &FineTuneSetup, labels: &LabelSet) -> Result<AdapterBund
         Some(init) => LoraConfig { task_type: None, ..init.config.clone() },
         None => lora_config(spec.family, &spec.hyperparameters, &setup.encoder)?,
     };
-    let card = card(spec, labels, setup.train.multi_label, &setup.fingerprint, setup.max_length());
+    let card = card(setup, labels);
     let fresh = AdapterBundle::fresh(config, card, &setup.encoder, spec.hyperparameters.seed)?;
     let Some(init) = &setup.init else { return Ok(fresh) };
     if init.family() != spec.family {

@@ -20,6 +20,12 @@ pub(super) struct Held<'a> {
     pub prefix: Prefix,
 }
 
+/// An adapter's answers, a row an example.
+pub(super) enum Predicted {
+    Ner(Vec<NerRow>),
+    Classify(Vec<ClassificationRow>),
+}
+
 /// (tokens, labels) or (sequences, labels) for `which` sequences, end to end.
 pub(super) fn forward(
     encoder: &Encoder,
@@ -61,6 +67,20 @@ impl<'a> Held<'a> {
         workers: Workers,
         steer: Steer<'_>,
     ) -> Run<Evaluation> {
+        Ok(match self.predict(encoder, adapter, workers, steer)? {
+            Predicted::Ner(rows) => Evaluation::ner(dataset, &rows),
+            Predicted::Classify(rows) => Evaluation::classification(dataset, &rows, is_multi_label(adapter)),
+        })
+    }
+
+    /// The answer to each example, in order.
+    pub(super) fn predict(
+        &self,
+        encoder: &Encoder,
+        adapter: &AdapterBundle,
+        workers: Workers,
+        steer: Steer<'_>,
+    ) -> Run<Predicted> {
         let logits = self.logits(encoder, adapter, workers, steer)?;
         let mut logits = logits.into_iter();
         let rows = self.examples.iter().zip(&self.sequences.examples);
@@ -69,17 +89,14 @@ impl<'a> Held<'a> {
             (example, prepared, windows)
         });
         Ok(match adapter.family() {
-            Family::Ner => {
-                let rows: Vec<_> =
-                    answers.filter_map(|(example, prepared, w)| ner_row(adapter, example, prepared, &w)).collect();
-                Evaluation::ner(dataset, &rows)
-            }
-            Family::Classify => {
-                let rows: Vec<_> = answers
+            Family::Ner => Predicted::Ner(
+                answers.filter_map(|(example, prepared, w)| ner_row(adapter, example, prepared, &w)).collect(),
+            ),
+            Family::Classify => Predicted::Classify(
+                answers
                     .filter_map(|(example, _, w)| classification_row(adapter, example, w.into_iter().next()?))
-                    .collect();
-                Evaluation::classification(dataset, &rows, is_multi_label(adapter))
-            }
+                    .collect(),
+            ),
         })
     }
 

@@ -20,4 +20,5 @@ mod pipeline;
 mod rest;
 mod serve;
 mod store;
+mod study;
 mod support;

@@ -1,0 +1,249 @@
+//! The tables, in the order of the report. Scores are shown as points of a hundred.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::Family;
+use crate::training::study::cells::cells;
+use crate::training::study::report::Findings;
+use crate::training::study::report::curves::agreement;
+use crate::training::study::report::document::Block;
+use crate::training::study::report::figures::{Slice, comparisons, slices};
+use crate::training::study::row::Row;
+use crate::training::study::spec::{ArmStrategy, Share, Study};
+
+/// What the report begins with: how much of the study is done, and by which rules.
+pub(super) fn summary(findings: &Findings) -> String {
+    let Findings { study, rows, .. } = findings;
+    let (all, hours) = (cells(study).len(), rows.iter().map(|row| row.seconds).sum::<f64>() / 3600.0);
+    let count = |family| study.downstream.iter().filter(|set| set.family == family).count();
+    let versions: BTreeSet<&str> = rows.iter().map(|row| &*row.version).collect();
+    let caps = study.caps;
+    format!(
+        "{done} of {all} cells are finished: {arms} arms, {ner} NER and {classify} classification sets, shares {shares}, {seeds} seeds; \
+         {hours:.1} thread-hours of fine-tuning, program version {versions}. Each cell fine-tunes LoRA and a head on the drawn rows \
+         and is scored once on the test rows by the weights of the epoch that was best on validation. Caps: {train} training rows, \
+         {validation} validation rows ({shot_validation} where a share is counted in shots), {test} test rows of a set. NER is scored \
+         by entity F1 (micro), classification by accuracy, in points of a hundred. A comparison counts only sets and seeds that \
+         every arm of the family has finished.",
+        done = rows.len(),
+        arms = study.arms.len(),
+        ner = count(Family::Ner),
+        classify = count(Family::Classify),
+        shares = list(study.shares.iter().map(Share::to_string)),
+        seeds = study.seeds.len(),
+        versions = list(versions.iter().map(|version| (*version).to_owned())),
+        train = caps.train_rows,
+        validation = caps.validation_rows,
+        shot_validation = caps.shot_validation_rows,
+        test = caps.test_rows,
+    )
+}
+
+pub(super) fn differences(findings: &Findings) -> Vec<Block> {
+    let mut rows = Vec::new();
+    for slice in slices(&findings.study, &findings.rows) {
+        for (a, b) in comparisons(&slice.arms) {
+            let Some(found) = slice.difference(a, b) else { continue };
+            rows.push(vec![
+                format!("{a} − {b}"),
+                slice.family.to_string(),
+                slice.share.to_string(),
+                signed(found.mean),
+                format!("{} to {}", signed(found.low), signed(found.high)),
+                found.sets.to_string(),
+                format!("{}–{}", found.wins, found.losses),
+            ]);
+        }
+    }
+    let head = ["arms", "family", "share", "difference", "95 % interval", "sets", "won–lost"];
+    let note = "Averaged over seeds, then over sets. Intervals by a paired bootstrap over sets and, within them, test rows: both arms \
+                and all seeds see the same draw. They do not cover the luck of pre-finetuning itself, which was run once an arm.";
+    section("Differences", note, vec![Block::table(&head, rows)])
+}
+
+pub(super) fn averages(findings: &Findings) -> Vec<Block> {
+    let slices = slices(&findings.study, &findings.rows);
+    let mut blocks = Vec::new();
+    for family in [Family::Ner, Family::Classify] {
+        let of_family: Vec<&Slice<'_>> = slices.iter().filter(|slice| slice.family == family).collect();
+        let Some(first) = of_family.first() else { continue };
+        let head: Vec<String> = of_family
+            .iter()
+            .map(|slice| format!("{} ({} sets, {} seeds)", slice.share, slice.sets.len(), slice.seeds()))
+            .collect();
+        let row = |arm: &str| {
+            let cells = of_family.iter().map(|slice| slice.average(arm).map_or_else(missing, spread));
+            std::iter::once(arm.to_owned()).chain(cells).collect()
+        };
+        let rows = first.arms.iter().map(|arm| row(&arm.name)).collect();
+        blocks.push(Block::heading(3, family.as_str()));
+        blocks.push(Block::Table { head: std::iter::once("arm".to_owned()).chain(head).collect(), rows });
+    }
+    section("Averages over sets", "± is the standard deviation of that average over seeds.", blocks)
+}
+
+pub(super) fn by_set(findings: &Findings) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    for slice in slices(&findings.study, &findings.rows) {
+        let head = std::iter::once("set".to_owned()).chain(slice.arms.iter().map(|arm| arm.name.clone())).collect();
+        let row = |set: &&str| {
+            let scores = slice.arms.iter().map(|arm| slice.score(set, &arm.name).map_or_else(missing, spread));
+            std::iter::once((*set).to_owned()).chain(scores).collect()
+        };
+        blocks.push(Block::heading(3, &format!("{}, {}", slice.family, slice.share)));
+        blocks.push(Block::Table { head, rows: slice.sets.keys().map(row).collect() });
+    }
+    section("By set", "Mean ± standard deviation over seeds.", blocks)
+}
+
+pub(super) fn zero_shot(findings: &Findings) -> Vec<Block> {
+    let row = |row: &crate::training::study::row::ZeroShotRow| {
+        let optional = |value: Option<f64>| value.map_or_else(String::new, points);
+        vec![
+            format!("{} {}", row.set, row.split),
+            row.family.clone(),
+            row.arm.clone(),
+            points(row.score),
+            optional(row.precision),
+            optional(row.recall),
+            row.names.to_string(),
+            row.rows.to_string(),
+            row.method.clone(),
+        ]
+    };
+    let head = ["set", "family", "arm", "score", "precision", "recall", "names", "rows", "compared by"];
+    let note = "Entity F1 with the type names as candidates, accuracy by label names; no example was seen.";
+    let mut rows = findings.zero_shot.clone();
+    rows.sort_by(|a, b| (&b.family, &a.set).cmp(&(&a.family, &b.set)));
+    section("Zero-shot", note, vec![Block::table(&head, rows.iter().map(row).collect())])
+}
+
+pub(super) fn arms(findings: &Findings) -> Vec<Block> {
+    let row = |arm: &crate::training::study::spec::Arm| {
+        let account = findings.arms.iter().find(|account| account.arm == arm.name);
+        let last = account.and_then(|account| account.points.last());
+        let loss =
+            |of: fn(&super::Point) -> Option<f64>| last.and_then(of).map_or_else(String::new, |x| format!("{x:.3}"));
+        let agreement = account.and_then(agreement);
+        vec![
+            arm.name.clone(),
+            arm.strategy.as_str().to_owned(),
+            own_settings(arm),
+            account.filter(|a| a.seconds > 0.0).map_or_else(String::new, |a| format!("{:.0}", a.seconds / 60.0)),
+            loss(|point| point.ner_loss),
+            loss(|point| point.classify_loss),
+            agreement.map_or_else(String::new, |(mean, _)| format!("{mean:.3}")),
+            agreement.map_or_else(String::new, |(_, below)| format!("{:.0} %", 100.0 * below)),
+        ]
+    };
+    let head = [
+        "arm",
+        "strategy",
+        "its own settings",
+        "minutes",
+        "NER loss",
+        "classify loss",
+        "mean cosine",
+        "cosines below 0",
+    ];
+    let note = "Losses are the last measured means, in units of chance; cosines are between the two families' gradients on the \
+                backbone, over all measured steps and layers.";
+    section("Arms", note, vec![Block::table(&head, findings.study.arms.iter().map(row).collect())])
+}
+
+/// What an arm says otherwise than the study, as JSON.
+fn own_settings(arm: &crate::training::study::spec::Arm) -> String {
+    let json = |is_empty: bool, value: serde_json::Result<String>| (!is_empty).then(|| value.unwrap_or_default());
+    let pre_finetune = json(arm.pre_finetune.is_empty(), serde_json::to_string(&arm.pre_finetune));
+    let fine_tune = json(arm.fine_tune.is_empty(), serde_json::to_string(&arm.fine_tune));
+    list(pre_finetune.into_iter().chain(fine_tune.map(|settings| format!("fine_tune {settings}"))))
+}
+
+pub(super) fn data(findings: &Findings) -> Vec<Block> {
+    let study = &findings.study;
+    let mut by_set: BTreeMap<(&str, &str), BTreeMap<Share, &Row>> = BTreeMap::new();
+    for row in &findings.rows {
+        by_set.entry((&row.family, &row.set)).or_default().insert(row.share, row);
+    }
+    let row = |(&(family, set), shares): (&(&str, &str), &BTreeMap<Share, &Row>)| {
+        let any = shares.values().next();
+        let count = |share| {
+            shares.get(share).map_or_else(missing, |row| format!("{} + {}", row.train_rows, row.validation_rows))
+        };
+        let fixed = [family.to_owned(), any.map_or_else(missing, |row| row.labels.to_string())];
+        let counts = study.shares.iter().map(count);
+        let test = any.map_or_else(missing, |row| row.test_rows.to_string());
+        std::iter::once(set.to_owned()).chain(fixed).chain(counts).chain([test]).collect()
+    };
+    let shares = study.shares.iter().map(Share::to_string);
+    let head = ["set", "family", "labels"].map(str::to_owned).into_iter().chain(shares).chain(["test".to_owned()]);
+    let table = Block::Table { head: head.collect(), rows: by_set.iter().map(row).collect() };
+    let note = "Rows of the last seed that ran: training + validation at each share, and test. A set without a test split is tested on \
+                dev and validated on a tenth of its training rows.";
+    section("Data", note, vec![table])
+}
+
+pub(super) fn leaks(findings: &Findings) -> Vec<Block> {
+    let dropped = |clearance: &crate::training::study::leak::Clearance| clearance.dropped.values().sum::<usize>();
+    let row = |clearance: &crate::training::study::leak::Clearance| {
+        let owners = clearance.dropped.iter().map(|(set, rows)| format!("{set} {rows}"));
+        vec![
+            format!("{}/{}", clearance.family, clearance.set),
+            clearance.rows.to_string(),
+            dropped(clearance).to_string(),
+            clearance.kept.to_string(),
+            list(owners),
+        ]
+    };
+    let clearances = &findings.clearances;
+    let total: usize = clearances.iter().map(dropped).sum();
+    let note = format!(
+        "Only train splits are read. Rows with a text of any split of an evaluated set (letters and digits in lower case, by hash) were \
+         dropped: {total} rows of {} sets; then each set was cut to {} rows.",
+        clearances.len(),
+        findings.study.pool.rows_max
+    );
+    let head = ["pool set", "rows", "dropped", "kept", "texts of"];
+    section("What pre-finetuning read", &note, vec![Block::table(&head, clearances.iter().map(row).collect())])
+}
+
+pub(super) fn settings(findings: &Findings) -> Vec<Block> {
+    let Study { fine_tune, pre_finetune, .. } = &findings.study;
+    let json = |value: serde_json::Result<String>| Block::Code(value.unwrap_or_default());
+    let mut note =
+        "Of every fine-tuning, then of every pre-finetuning; what is not here is the program's default.".to_owned();
+    if findings.study.arms.iter().any(|arm| arm.strategy == ArmStrategy::TaskPrimary) {
+        note += " Cells of a task_primary arm go on from its primary's LoRA and take rank and layers from it.";
+    }
+    let blocks = vec![json(serde_json::to_string_pretty(fine_tune)), json(serde_json::to_string_pretty(pre_finetune))];
+    section("Settings", &note, blocks)
+}
+
+/// Nothing where there is nothing to show.
+fn section(title: &str, note: &str, blocks: Vec<Block>) -> Vec<Block> {
+    let is_empty = |block: &Block| matches!(block, Block::Table { rows, .. } if rows.is_empty());
+    if blocks.iter().all(is_empty) {
+        return Vec::new();
+    }
+    [Block::heading(2, title), Block::paragraph(note)].into_iter().chain(blocks).collect()
+}
+
+fn points(score: f64) -> String {
+    format!("{:.1}", 100.0 * score)
+}
+
+fn signed(difference: f64) -> String {
+    format!("{:+.2}", 100.0 * difference)
+}
+
+fn spread((mean, spread): (f64, f64)) -> String {
+    format!("{} ± {}", points(mean), points(spread))
+}
+
+fn missing() -> String {
+    "–".to_owned()
+}
+
+fn list(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
