@@ -27,9 +27,24 @@ rank = 2
 layers = "last:1"
 pooling = "mean"
 
+[pre_finetune]
+steps = 4
+batch_size = 4
+layers = "last:1"
+rank = 2
+measure_every = 2
+
+[pool]
+ner = ["pooled-things"]
+classify = ["pooled-classes"]
+
 [[arm]]
 name = "none"
 strategy = "none"
+
+[[arm]]
+name = "method"
+strategy = "task_primary"
 
 [[arm]]
 name = "none-wide"
@@ -45,15 +60,29 @@ family = "classify"
 set = "classes"
 
 [[zero_shot]]
+family = "ner"
+set = "things"
+split = "dev"
+
+[[zero_shot]]
 family = "classify"
 set = "classes"
 split = "test"
 "#;
 
-/// Both arms on both sets at two shares.
-const CELLS: usize = 8;
+/// Three arms on both sets at two shares.
+const CELLS: usize = 12;
 
 const WORDS: [&str; 6] = ["model", "stack", "token", "paper", "question", "mask"];
+
+fn class(row: usize) -> Value {
+    json!({"text": format!("this {} {row}", WORDS[row % 3]), "label": format!("class_{}", row % 3)})
+}
+
+fn tagged(row: usize) -> Value {
+    let words = ["which", WORDS[row % 6], &row.to_string()];
+    json!({"tokens": words, "tags": ["O", format!("B-t{}", row % 2), "O"]})
+}
 
 struct Place {
     folder: TempDir,
@@ -64,14 +93,15 @@ impl Place {
         let place = Self { folder: tempfile::tempdir().expect("a folder") };
         fs::write(place.path("study.toml"), study).expect("a study");
         for (split, rows) in [("train", 0..60), ("dev", 60..80), ("test", 80..100)] {
-            let class = |row: usize| json!({"text": format!("this {} {row}", WORDS[row % 3]), "label": format!("class_{}", row % 3)});
-            place.write("classify", "classes", split, rows.clone().map(class));
+            place.write("classify", "classes", split, rows.map(class));
         }
         // no test split: dev is the test, and a tenth of train validates
         for (split, rows) in [("train", 0..90), ("dev", 90..110)] {
-            let tagged = |row: usize| json!({"tokens": ["which", WORDS[row % 6], row.to_string()], "tags": ["O", format!("B-t{}", row % 2), "O"]});
             place.write("ner", "things", split, rows.map(tagged));
         }
+        // ten rows of each are texts of the sets above
+        place.write("classify", "pooled-classes", "train", (90..140).map(class));
+        place.write("ner", "pooled-things", "train", (100..150).map(tagged));
         place
     }
 
@@ -124,6 +154,8 @@ fn a_study_is_run_gone_on_with_and_reported() {
     let row = |id: &str| whole.iter().find(|row| row["id"] == id).unwrap_or_else(|| panic!("no row {id}")).clone();
     let few = row("none/classify/classes/8-shot/1");
     assert_eq!((&few["train_rows"], &few["validation_rows"], &few["test_rows"]), (&json!(24), &json!(20), &json!(12)));
+    let method = row("method/classify/classes/8-shot/1");
+    assert!(method["primary"].is_string() && few["primary"].is_null() && method["backbone"] != few["backbone"]);
     let all = row("none/ner/things/100%/1");
     assert_eq!((&all["train_rows"], &all["test_rows"], &all["labels"]), (&json!(40), &json!(12), &json!(5)));
     assert_eq!(few["outcomes"]["right"].as_str().map(str::len), Some(12));
@@ -140,7 +172,16 @@ fn a_study_is_run_gone_on_with_and_reported() {
 
     let report = fs::read_to_string(place.path("out/report/report.md")).expect("a report");
     assert!(report.contains(&format!("{CELLS} of {CELLS} cells are finished")), "{report}");
-    assert!(report.contains("cosine, plain backbone"), "{report}");
+    for expected in [
+        "| classify/pooled-classes | 50 | 10 | 40 | classes 10 |",
+        "| ner/pooled-things | 50 | 10 | 40 | things 10 |",
+        "| method − none | ner | 8-shot |",
+        "cosine, plain backbone",
+        "token scores, primary",
+    ] {
+        assert!(report.contains(expected), "{expected}\n{report}");
+    }
+    assert!(place.path("out/report/conflict-method.svg").is_file());
     assert!(place.path("out/report/curve-ner.svg").is_file() && place.path("out/report/rows.jsonl").is_file());
 }
 
@@ -151,7 +192,7 @@ fn rows_of_other_settings_are_not_mixed_in() {
     fs::write(place.path("study.toml"), STUDY.replace("epochs = 2", "epochs = 3")).expect("another study");
     let output = place.study(&[]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && message.contains("8 finished cells were run by other settings"), "{message}");
+    assert!(!output.status.success() && message.contains("12 finished cells were run by other settings"), "{message}");
 }
 
 #[test]

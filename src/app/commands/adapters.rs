@@ -123,7 +123,7 @@ fn inspect(args: &RefArgs) -> Result<()> {
 
 fn import(args: ImportArgs) -> Result<()> {
     let model = args.model.load()?;
-    let files = if args.source.is_dir() { folder(&args.source)? } else { read_archive(&read_file(&args.source)?)? };
+    let files = if args.source.is_dir() { files_of(&args.source)? } else { read_archive(&read_file(&args.source)?)? };
     let files = files.with_card(args.labels, args.family, &model.fingerprint, model.encoder.config().max_length)?;
     AdapterBundle::read(&files, &model.encoder, &model.fingerprint)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -132,7 +132,7 @@ fn import(args: ImportArgs) -> Result<()> {
 }
 
 /// The adapter files of a PEFT folder.
-fn folder(path: &Path) -> Result<AdapterFiles> {
+pub(super) fn files_of(path: &Path) -> Result<AdapterFiles> {
     let read = |name: &str| path.join(name).is_file().then(|| read_file(&path.join(name))).transpose();
     AdapterFiles::from_parts(read).map_err(|error| error.context(path.display()))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::{Family, Result};
+use crate::domain::{Digest, Family, Result};
 use crate::training::dataset::{Example, Split};
 use crate::training::study::data::{order, read_split, wanted_split};
 use crate::training::study::spec::Study;
@@ -27,6 +27,8 @@ pub struct Cleared {
     pub name: String,
     pub weight: f64,
     pub split: Split,
+    /// Of the rows that are left.
+    pub digest: Digest,
 }
 
 /// What the guard did to a set of the pool.
@@ -101,7 +103,8 @@ pub fn cleared_pool(
     let sets = study.pool.of(family).map(|(folder, entry)| {
         let split = wanted_split(data, folder, entry.set(), "train")?;
         let (split, clearance) = guard.clear(folder, entry.set(), split, study.pool.rows_max);
-        Ok((Cleared { name: entry.set().to_owned(), weight: entry.weight(), split }, clearance))
+        let digest = Digest::from_sha256(&Sha256::digest(split.to_jsonl()).into());
+        Ok((Cleared { name: entry.set().to_owned(), weight: entry.weight(), split, digest }, clearance))
     });
     Ok(sets.collect::<Result<Vec<_>>>()?.into_iter().unzip())
 }

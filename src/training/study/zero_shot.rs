@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use crate::domain::{Error, Family, Matrix, Result};
 use crate::model::{ConceptHead, Encoder, LoraWeights, Mode, Packed, SegmentAdapters};
-use crate::text::merge;
+use crate::text::{merge, spoken_name};
 use crate::training::collate::{Prepared, Sequences};
 use crate::training::dataset::Example;
 use crate::training::evaluate::NerRow;
@@ -83,7 +83,7 @@ impl Reader<'_> {
 
     /// Names as texts: as the primary learnt them, or with underscores as spaces for a backbone that learnt none.
     fn spoken(&self, names: &[&str]) -> Vec<Example> {
-        let text = |name: &&str| name.replace('_', " ");
+        let text = |name: &&str| if self.primary.is_some() { spoken_name(name) } else { name.replace('_', " ") };
         names.iter().map(|name| Example::Classify { text: text(name), text_pair: None, labels: Vec::new() }).collect()
     }
 

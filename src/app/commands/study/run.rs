@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::arms::Start;
 use super::folder::Folder;
-use super::{RunArgs, arms, conclusion_beside, read_study, write_report};
+use super::{RunArgs, conclusion_beside, read_study, write_report};
 use crate::app::commands::print;
 use crate::app::progress::Progress;
+use crate::app::shutdown::Interrupt;
 use crate::app::wiring::ModelArgs;
 use crate::domain::{Error, Family, Result};
 use crate::training::study::{
@@ -16,28 +18,42 @@ use crate::training::study::{
     seconds_left, unfinished, wanted_split, zero_shot,
 };
 
-/// When a run begins nothing new.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline {
+/// When a run begins nothing new: its time is up, or a signal has come.
+pub(super) struct Limit {
     began_at: Instant,
     after: Option<Duration>,
+    interrupt: Interrupt,
 }
 
-impl Deadline {
-    pub(super) fn is_over(&self) -> bool {
-        self.after.is_some_and(|after| self.began_at.elapsed() >= after)
+impl Limit {
+    fn new(max_seconds: Option<u64>) -> Result<Self> {
+        let (began_at, after) = (Instant::now(), max_seconds.map(Duration::from_secs));
+        Ok(Self { began_at, after, interrupt: Interrupt::new()? })
+    }
+
+    pub(super) fn is_reached(&self) -> bool {
+        self.interrupt.is_asked() || self.after.is_some_and(|after| self.began_at.elapsed() >= after)
     }
 }
 
 /// What pre-finetuning reads.
 #[derive(Default)]
 pub(super) struct Pools {
-    pub(super) ner: Vec<Cleared>,
-    pub(super) classify: Vec<Cleared>,
+    ner: Vec<Cleared>,
+    classify: Vec<Cleared>,
+}
+
+impl Pools {
+    pub(super) fn of(&self, family: Family) -> &[Cleared] {
+        match family {
+            Family::Ner => &self.ner,
+            Family::Classify => &self.classify,
+        }
+    }
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<()> {
-    let deadline = Deadline { began_at: Instant::now(), after: args.max_seconds.map(Duration::from_secs) };
+    let limit = Limit::new(args.max_seconds)?;
     let study = read_study(&args.study)?;
     let folder = Folder::create(&args.out)?;
     folder.put_study(&study)?;
@@ -46,16 +62,15 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
     let sets =
         study.downstream.iter().map(|set| Parted::read(&args.data, set, &study.caps)).collect::<Result<Vec<_>>>()?;
     let pools = pools(&study, &args.data, &folder)?;
-    let arms = arms::ready(&study, &base, &model_args, &pools, &folder, deadline)?;
-    drop(pools);
-    let is_finished = match arms {
-        Some(arms) => grid(&study, &sets, &arms, &folder, (args, base.threads), deadline)?,
+    let start = Start { study: &study, base: &base, args: &model_args, pools: &pools, folder: &folder };
+    let is_finished = match start.ready(&limit)? {
+        Some(arms) => grid(&study, &sets, &arms, &folder, (args, base.threads), &limit)?,
         None => false,
     };
     write_report(&folder, &folder.report(), conclusion_beside(&args.study).as_deref())?;
     print(&format!("report      {}\n", folder.report().join("report.md").display()))?;
     if !is_finished {
-        print("not finished: the time is up; the same command goes on\n")?;
+        print("not finished: stopped before the end; the same command goes on\n")?;
     }
     Ok(())
 }
@@ -86,7 +101,7 @@ fn grid(
     arms: &[ArmModel],
     folder: &Folder,
     (args, threads): (&RunArgs, usize),
-    deadline: Deadline,
+    limit: &Limit,
 ) -> Result<bool> {
     tell_names(study, arms, folder, (&args.data, threads))?;
     let scratch = folder.scratch()?;
@@ -99,7 +114,7 @@ fn grid(
     let mut progress = Progress::steps("study");
     let mut failed = Vec::new();
     let mut finished = 0;
-    bench.run_all(&left, threads, &|| !deadline.is_over(), &mut |cell, result| {
+    bench.run_all(&left, threads, &|| !limit.is_reached(), &mut |cell, result| {
         finished += 1;
         match result {
             Ok(row) => {
