@@ -64,7 +64,8 @@ impl Parted {
         let (train, validation, test, test_split) = match test {
             Some(test) => (train, dev, test, "test"),
             None => {
-                let (held, kept) = train.into_iter().partition(|row| hash(0, &text_of(row)) % HELD_OUT_EVERY == 0);
+                let (held, kept) =
+                    train.into_iter().partition(|row| hash(0, &text_of(row)).is_multiple_of(HELD_OUT_EVERY));
                 (kept, held, dev, "dev")
             }
         };
