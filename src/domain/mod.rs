@@ -28,6 +28,8 @@ pub use offsets::convert_ranges;
 pub use parameters::{
     Activation, Aggregation, ClassifyParameters, EmbedParameters, LongText, NerParameters, OffsetUnit, Pooling,
 };
-pub use pre_finetune::{Decay, MixedSet, PreFinetuneHyperparameters, PreFinetuneOutputs, PreFinetuneSpec, Strategy};
+pub use pre_finetune::{
+    Decay, MixedSet, PreFinetuneHyperparameters, PreFinetuneOutputs, PreFinetuneSpec, Strategy, TrainingPrecision,
+};
 pub use prediction::{ClassifyPrediction, Entity, NerPrediction, ScoredLabel};
 pub use task::{Family, HeadForm, ProblemType};

@@ -90,6 +90,35 @@ impl FromStr for Decay {
     }
 }
 
+/// What products with the backbone's weights are computed in; weights, sums, gradients and moments are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrainingPrecision {
+    #[default]
+    F32,
+    /// Where the machine has instructions for it, else f32.
+    Bf16,
+}
+
+impl TrainingPrecision {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl FromStr for TrainingPrecision {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self, Error> {
+        [Self::F32, Self::Bf16]
+            .into_iter()
+            .find(|precision| precision.as_str() == s)
+            .ok_or_else(|| Error::invalid(format!("precision {s:?} is neither \"f32\" nor \"bf16\"")))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreFinetuneHyperparameters {
     pub steps: u64,
@@ -124,6 +153,7 @@ pub struct PreFinetuneHyperparameters {
     pub classify_weight: f64,
     /// Entity types that a batch is compared with.
     pub concepts_max: usize,
+    pub precision: TrainingPrecision,
     /// Steps between two measurements of gradients.
     pub measure_every: u64,
     pub seed: u64,
@@ -157,6 +187,7 @@ impl Default for PreFinetuneHyperparameters {
             ner_weight: 1.0,
             classify_weight: 1.0,
             concepts_max: 96,
+            precision: TrainingPrecision::F32,
             measure_every: 20,
             seed: 42,
         }

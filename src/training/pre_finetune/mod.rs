@@ -16,6 +16,7 @@ mod state;
 mod step;
 #[cfg(test)]
 mod tests;
+mod trainer;
 
 pub use pool::PoolSet;
 pub use run::{PreFinetuneOutcome, PreFinetuneSetup, PreFinetuned, pre_finetune};

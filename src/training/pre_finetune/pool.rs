@@ -15,6 +15,11 @@ const BELONG: [&str; 7] = ["entailment", "paraphrase", "duplicate", "positive", 
 /// A pair with a score belongs together from this share of the highest score of its set.
 const SCORE_SHARE: f32 = 0.8;
 
+/// One NER row of so many is held out to calibrate the threshold.
+const HOLD_OUT_EVERY: usize = 25;
+/// So that a few large sets do not decide it.
+const HELD_OUT_OF_A_SET_MAX: usize = 40;
+
 /// A data set of the mix.
 #[derive(Clone, Debug)]
 pub struct PoolSet {
@@ -80,8 +85,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Every `hold_out`-th NER row is kept for calibration, at most `calibration_max` of a set. `unprocessable` for a set that
-    /// has nothing to learn from.
+    /// Some NER rows of each set are kept for calibration. `unprocessable` for a set that has nothing to learn from.
     pub(super) fn new(families: &[Family], ner: Vec<PoolSet>, classify: Vec<PoolSet>) -> Result<Self> {
         let mut pool = Self::default();
         let has = |family| families.contains(&family);
@@ -137,11 +141,6 @@ impl Pool {
         Ok(())
     }
 }
-
-/// One NER row of so many is held out to calibrate the threshold.
-const HOLD_OUT_EVERY: usize = 25;
-/// So that a few large sets do not decide it.
-const HELD_OUT_OF_A_SET_MAX: usize = 40;
 
 fn wanted(sets: &[PoolSet], family: Family) -> Result<()> {
     match sets.iter().find(|set| !(set.weight.is_finite() && set.weight > 0.0)) {

@@ -56,6 +56,7 @@ pub(super) fn provenance(account: &Account<'_>) -> Value {
             "ner_weight": asked.ner_weight,
             "classify_weight": asked.classify_weight,
             "concepts_max": asked.concepts_max,
+            "precision": asked.precision.as_str(),
         },
         "metrics": {
             "concept_threshold": account.calibrated.map(|calibrated| calibrated.threshold),

@@ -1,38 +1,28 @@
-//! A run from its data to a trained backbone and its primaries: the loop, checkpoints, measurements.
+//! A run from its data to a trained backbone and its primaries. Leaves the steps to `trainer`.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tracing::info;
 
 use crate::adapter::AdapterFiles;
-use crate::domain::{Digest, Error, Family, PreFinetuneSpec, Result};
+use crate::domain::{Digest, Error, Family, PreFinetuneSpec, Result, TrainingPrecision};
 use crate::model::kernels::give_back_memory;
 use crate::model::kernels::packed::Kernel;
 use crate::model::{Encoder, TrainableEncoder};
 use crate::text::Tokenizer;
 use crate::training::checkpoint::Checkpoints;
 use crate::training::fine_tune::{Control, Observer, TrainingEvent};
-use crate::training::optimizer::{Group, clip};
-use crate::training::pace::Pace;
-use crate::training::pre_finetune::calibrate::{Calibrated, calibrate};
-use crate::training::pre_finetune::gradient::{Agreement, Sinks, layers_of};
 use crate::training::pre_finetune::pool::{Pool, PoolSet};
 use crate::training::pre_finetune::primary::Primary;
 use crate::training::pre_finetune::read::Reader;
 use crate::training::pre_finetune::report::{Account, provenance, report};
-use crate::training::pre_finetune::series::{Measurement, POINTS_MAX, Series};
+use crate::training::pre_finetune::series::Series;
 use crate::training::pre_finetune::state::{State, Trained};
-use crate::training::pre_finetune::step::{Found, Stepper};
-use crate::training::schedule::Schedule;
+use crate::training::pre_finetune::trainer::Trainer;
 use crate::training::workers::{Halt, Run, Workers};
-
-/// What a crash may cost. A checkpoint holds all weights with their moments: some hundred megabytes.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(45);
 
 /// Everything a run needs. The same setup (spec, data, seed, threads) gives the same weights.
 pub struct PreFinetuneSetup {
@@ -108,7 +98,7 @@ pub fn pre_finetune(setup: PreFinetuneSetup, observer: &mut dyn Observer) -> Res
 fn run(mut setup: PreFinetuneSetup, observer: &mut dyn Observer) -> Run<PreFinetuned> {
     let (ner, classify) = (std::mem::take(&mut setup.ner), std::mem::take(&mut setup.classify));
     let pool = Pool::new(setup.spec.strategy.families(), ner, classify)?;
-    let encoder = TrainableEncoder::new(setup.encoder.clone(), Kernel::best(false))?;
+    let encoder = TrainableEncoder::new(setup.encoder.clone(), setup.kernel())?;
     let primaries = setup.primaries()?;
     let (trained, spare): (Vec<Primary>, Vec<Primary>) =
         primaries.into_iter().partition(|primary| setup.spec.strategy.families().contains(&primary.family));
@@ -117,17 +107,8 @@ fn run(mut setup: PreFinetuneSetup, observer: &mut dyn Observer) -> Run<PreFinet
     let mut state = resume(&checkpoints, &encoder, &trained, observer)?;
     info!(run = checkpoints.run, step = state.step, steps = setup.spec.hyperparameters.steps, "pre-finetuning");
     let asked = &setup.spec.hyperparameters;
-    let trainer = Trainer {
-        setup: &setup,
-        encoder: &encoder,
-        primaries: &trained,
-        reader: Reader::new(&setup.tokenizer, &pool, asked, setup.max_length()),
-        sinks: Sinks::new(encoder.numbers().len(), setup.threads, trained.len()),
-        layers: layers_of(&encoder)?,
-        groups: backbone_groups(&encoder, asked.weight_decay),
-        checkpoints: &checkpoints,
-        workers: Workers(setup.threads),
-    };
+    let reader = Reader::new(&setup.tokenizer, &pool, asked, setup.max_length());
+    let trainer = Trainer::new(asked, &encoder, &trained, reader, &checkpoints, Workers(setup.threads))?;
     let steps_per_second = trainer.run(&mut state, observer)?;
     observer.event(TrainingEvent::Evaluating);
     let calibrated = trainer.calibrate(&pool, &state, observer)?;
@@ -148,6 +129,10 @@ impl PreFinetuneSetup {
     /// No longer than the backbone can read.
     fn max_length(&self) -> usize {
         self.spec.hyperparameters.max_length.min(self.encoder.config().max_length)
+    }
+
+    fn kernel(&self) -> Kernel {
+        Kernel::best(self.spec.hyperparameters.precision == TrainingPrecision::Bf16)
     }
 
     /// Of both families, in their order.
@@ -194,184 +179,4 @@ fn resume(
         primaries: primaries.iter().map(primary).collect::<Result<_>>()?,
         series: Series::default(),
     })
-}
-
-/// Biases and norms do not decay.
-fn backbone_groups(encoder: &TrainableEncoder, weight_decay: f64) -> Vec<Group> {
-    let group = |slot: crate::model::Slot| {
-        let weight_decay = if slot.shape.len() == 2 { weight_decay } else { 0.0 };
-        Group { range: slot.range, rate: 1.0, weight_decay }
-    };
-    encoder.slots().into_iter().map(group).collect()
-}
-
-struct Trainer<'a> {
-    setup: &'a PreFinetuneSetup,
-    encoder: &'a TrainableEncoder,
-    primaries: &'a [Primary],
-    reader: Reader<'a>,
-    sinks: Sinks,
-    layers: Vec<Range<usize>>,
-    groups: Vec<Group>,
-    checkpoints: &'a Checkpoints,
-    workers: Workers,
-}
-
-impl Trainer<'_> {
-    /// Trains to the last step; steps a second. A pause leaves a checkpoint of `state`.
-    fn run(&self, state: &mut State, observer: &mut dyn Observer) -> Run<f64> {
-        let ended = self.advance(state, observer);
-        if let Err(Halt::Stopped(Control::Pause)) = ended {
-            self.save(state, observer)?;
-        }
-        ended
-    }
-
-    fn advance(&self, state: &mut State, observer: &mut dyn Observer) -> Run<f64> {
-        let asked = &self.setup.spec.hyperparameters;
-        let (began_at, began) = (Instant::now(), state.step);
-        let (mut pace, mut saved_at) = (Pace::starting(began_at), began_at);
-        let mut gradient = vec![0.0; state.backbone.weights.len()];
-        while state.step < asked.steps {
-            match observer.control() {
-                Control::Continue => {}
-                stop => return Err(Halt::Stopped(stop)),
-            }
-            let event = self.step(state, &mut gradient, &mut pace, observer)?;
-            observer.event(event);
-            let is_last = state.step == asked.steps;
-            if saved_at.elapsed() >= CHECKPOINT_EVERY || is_last {
-                self.save(state, observer)?;
-                saved_at = Instant::now();
-            }
-        }
-        Ok((state.step - began) as f64 / began_at.elapsed().as_secs_f64().max(1e-9))
-    }
-
-    fn save(&self, state: &State, observer: &mut dyn Observer) -> Run<()> {
-        let path = self.checkpoints.save(state)?;
-        observer.event(TrainingEvent::Checkpoint { step: state.step, path });
-        Ok(())
-    }
-
-    /// One update of everything.
-    fn step(
-        &self,
-        state: &mut State,
-        gradient: &mut [f32],
-        pace: &mut Pace,
-        observer: &mut dyn Observer,
-    ) -> Run<TrainingEvent> {
-        let asked = &self.setup.spec.hyperparameters;
-        for (primary, (_, trained)) in self.primaries.iter().zip(&state.primaries) {
-            primary.variables.set(&trained.weights)?;
-        }
-        let batches = self.primaries.iter().map(|primary| self.reader.batch(primary.family, state.step));
-        let batches = batches.collect::<Result<Vec<_>>>()?;
-        let stepper = Stepper {
-            encoder: self.encoder,
-            primaries: self.primaries,
-            asked,
-            sinks: &self.sinks,
-            workers: self.workers,
-        };
-        let every = asked.measure_every.max(asked.steps.div_ceil(POINTS_MAX)).max(1);
-        let measures = state.step.is_multiple_of(every) || state.step + 1 == asked.steps;
-        let mut found = stepper.gradients(&batches, state.step, measures)?;
-        let agreement = if measures { self.sinks.agreement(&self.layers, self.workers)? } else { Vec::new() };
-        let norm = self.sinks.drain(gradient, self.workers).sqrt();
-        self.check_finite(state.step, &found, norm)?;
-        self.update(state, gradient, norm, &mut found);
-        state.step += 1;
-        state.series.count(self.by_family(|index| Some(found[index].loss)).map(Option::unwrap_or_default));
-        if measures {
-            let measurement = self.measure(state, &agreement);
-            state.series.points.push(measurement.clone());
-            observer.event(TrainingEvent::Measured(measurement));
-        }
-        pace.count(batches.iter().map(|batch| batch.texts()).sum(), batches.iter().map(|batch| batch.tokens()).sum());
-        let (rows_per_second, tokens_per_second) = pace.per_second(Instant::now());
-        Ok(TrainingEvent::Step {
-            step: state.step,
-            steps: asked.steps,
-            epoch: 1,
-            loss: found.iter().map(|found| found.loss).sum(),
-            learning_rate: self.rate(asked.backbone_learning_rate, state.step - 1),
-            tokens_per_second,
-            rows_per_second,
-        })
-    }
-
-    fn update(&self, state: &mut State, gradient: &[f32], norm: f64, found: &mut [Found]) {
-        let asked = &self.setup.spec.hyperparameters;
-        let scale = if norm > asked.max_gradient_norm { asked.max_gradient_norm / norm } else { 1.0 };
-        let rate = self.rate(asked.backbone_learning_rate, state.step);
-        let Trained { weights, adam } = &mut state.backbone;
-        adam.update_parallel(weights, gradient, &self.groups, rate, scale, self.workers.0);
-        self.encoder.update(|numbers| numbers.copy_from_slice(weights));
-        let rate = self.rate(asked.adapter_learning_rate, state.step);
-        for ((primary, (_, trained)), found) in self.primaries.iter().zip(&mut state.primaries).zip(found) {
-            clip(&mut found.gradient, asked.max_gradient_norm);
-            trained.adam.update(&mut trained.weights, &found.gradient, &primary.groups(asked), rate);
-        }
-    }
-
-    fn rate(&self, peak: f64, step: u64) -> f64 {
-        let asked = &self.setup.spec.hyperparameters;
-        let warmup_steps = (asked.warmup_ratio * asked.steps as f64).round() as u64;
-        Schedule { peak, warmup_steps, steps: asked.steps, decay: asked.decay }.learning_rate(step)
-    }
-
-    /// `of` the index of NER's and of classification's primary; None for a family that is not trained.
-    fn by_family<T>(&self, of: impl Fn(usize) -> Option<T>) -> [Option<T>; 2] {
-        [Family::Ner, Family::Classify].map(|family| {
-            let index = self.primaries.iter().position(|primary| primary.family == family);
-            index.and_then(&of)
-        })
-    }
-
-    fn measure(&self, state: &mut State, agreement: &[Agreement]) -> Measurement {
-        let asked = &self.setup.spec.hyperparameters;
-        let means = state.series.take_means();
-        let norm = |index: usize| {
-            let side = if index == 0 { 0 } else { 1 };
-            agreement.iter().map(|layer| layer.squares[side]).sum::<f64>().sqrt()
-        };
-        let [ner_loss, classify_loss] = self.by_family(Some);
-        let [ner_norm, classify_norm] = self.by_family(|index| Some(norm(index)));
-        let is_joint = self.primaries.len() > 1;
-        Measurement {
-            step: state.step,
-            ner_loss: ner_loss.map(|_| means[0]),
-            classify_loss: classify_loss.map(|_| means[1]),
-            backbone_learning_rate: self.rate(asked.backbone_learning_rate, state.step - 1),
-            adapter_learning_rate: self.rate(asked.adapter_learning_rate, state.step - 1),
-            ner_gradient_norm: ner_norm,
-            classify_gradient_norm: classify_norm,
-            cosine: if is_joint { agreement.iter().map(|layer| layer.cosine()).collect() } else { Vec::new() },
-        }
-    }
-
-    fn check_finite(&self, step: u64, found: &[Found], norm: f64) -> Result<()> {
-        let is_finite = norm.is_finite()
-            && found.iter().all(|found| found.loss.is_finite() && found.gradient.iter().all(|x| x.is_finite()));
-        if is_finite {
-            return Ok(());
-        }
-        let losses: Vec<f64> = found.iter().map(|found| found.loss).collect();
-        Err(Error::internal(format!(
-            "losses {losses:?}, gradient norm {norm} at step {}: not finite; lower learning rates may help",
-            step + 1
-        )))
-    }
-
-    fn calibrate(&self, pool: &Pool, state: &State, observer: &mut dyn Observer) -> Run<Option<Calibrated>> {
-        let Some(at) = self.primaries.iter().position(|primary| primary.family == Family::Ner) else {
-            return Ok(None);
-        };
-        let primary = &self.primaries[at];
-        primary.variables.set(&state.primaries[at].1.weights)?;
-        let steer = &mut || observer.control();
-        calibrate(self.encoder, primary, &self.reader, pool, self.workers, steer).map(Some)
-    }
 }

@@ -234,6 +234,18 @@ fn however_many_threads_share_a_batch_its_gradient_is_the_same() {
 }
 
 #[test]
+fn bf16_products_give_nearly_the_same_gradient() {
+    let mut world = World::new("bert", Strategy::TaskPrimary);
+    let batches = world.batches(2);
+    let (exact, _) = world.gradients(&batches, 1);
+    world.encoder = TrainableEncoder::new(world.encoder.origin().clone(), Kernel::best(true)).unwrap();
+    let (rounded, _) = world.gradients(&batches, 1);
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum::<f64>();
+    let cosine = dot(&exact, &rounded) / (dot(&exact, &exact) * dot(&rounded, &rounded)).sqrt();
+    assert!(cosine > 0.995, "{cosine}");
+}
+
+#[test]
 fn all_strategies_see_the_same_rows_and_start_from_the_same_losses() {
     let losses = |strategy| {
         let world = World::new("bert", strategy);

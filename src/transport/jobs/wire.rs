@@ -306,6 +306,9 @@ struct PreFinetuneHyperparameters {
     /// Entity types that a batch is compared with, at most 256.
     #[schema(default = 96)]
     concepts_max: Option<u32>,
+    /// Of products with the backbone's weights: `f32` (default) or `bf16`, where the machine has it.
+    #[schema(example = "f32")]
+    precision: Option<String>,
     /// Steps between two measurements of gradients.
     #[schema(default = 20)]
     measure_every: Option<u64>,

@@ -99,6 +99,7 @@ fn read_hyperparameters(mut fields: Fields) -> Result<PreFinetuneHyperparameters
         ner_weight: fields.optional("ner_weight", number)?.unwrap_or(or.ner_weight),
         classify_weight: fields.optional("classify_weight", number)?.unwrap_or(or.classify_weight),
         concepts_max: fields.optional("concepts_max", whole)?.unwrap_or(or.concepts_max),
+        precision: fields.optional("precision", parsed)?.unwrap_or(or.precision),
         measure_every: fields.optional("measure_every", whole)?.unwrap_or(or.measure_every),
         seed: fields.optional("seed", whole)?.unwrap_or(or.seed),
     };
@@ -128,6 +129,7 @@ fn hyperparameters_to_json(h: &PreFinetuneHyperparameters) -> Value {
         "ner_weight": h.ner_weight,
         "classify_weight": h.classify_weight,
         "concepts_max": h.concepts_max,
+        "precision": h.precision.as_str(),
         "measure_every": h.measure_every,
         "seed": h.seed,
     })
@@ -166,7 +168,7 @@ mod tests {
     fn a_spec_survives_json_whatever_it_holds() {
         let other = r#"{"kind":"pre_finetune","strategy":"ner_only","ner":{"datasets":[{"name":"a:dev","weight":0.5},{"name":"b"}]},
             "hyperparameters":{"steps":7,"layers":[4,5],"target_modules":["query"],"decay":"cosine","alpha":8,"temperature":0.1,
-            "sampling_exponent":0,"label_name_share":1,"ner_weight":2,"concepts_max":12,"measure_every":1,"dropout":0.2},
+            "sampling_exponent":0,"label_name_share":1,"ner_weight":2,"concepts_max":12,"measure_every":1,"dropout":0.2,"precision":"bf16"},
             "outputs":{"backbone":"x","ner_primary":"n","classify_primary":"c"},"publish":"never"}"#;
         for json in [CONTRACT, other] {
             let spec = spec_from_json(json.as_bytes()).unwrap();
