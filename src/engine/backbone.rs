@@ -7,6 +7,7 @@ use crate::domain::{AdapterIdentity, BackboneIdentity, EmbedParameters, Error, H
 use crate::engine::worker::answer;
 use crate::engine::{BatchSequence, Output, ResidentAdapter, Through, Work};
 use crate::model::Encoder;
+use crate::model::kernels::give_back_memory;
 
 /// A text no tokenizer is needed for: every vocabulary has a token 0.
 const TRIAL_IDS: [u32; 4] = [0; 4];
@@ -14,13 +15,24 @@ const TRIAL_IDS: [u32; 4] = [0; 4];
 pub struct ResidentBackbone {
     pub identity: Arc<BackboneIdentity>,
     encoder: Arc<Encoder>,
+    /// Declared last, dropped last.
+    _then: GiveBack,
+}
+
+/// What an encoder leaves is given back to the system when it goes, whoever held it last.
+struct GiveBack;
+
+impl Drop for GiveBack {
+    fn drop(&mut self) {
+        give_back_memory();
+    }
 }
 
 impl ResidentBackbone {
     /// It has run once, with finite numbers, when this returns. Blocks; the pass runs on the caller's thread, so that no
     /// request waits for it.
     pub fn admit(identity: BackboneIdentity, encoder: Arc<Encoder>) -> Result<Arc<Self>> {
-        let backbone = Arc::new(Self { identity: Arc::new(identity), encoder });
+        let backbone = Arc::new(Self { identity: Arc::new(identity), encoder, _then: GiveBack });
         backbone.try_out(Work::Embed(Through::Base(backbone.clone()), EmbedParameters::default()))?;
         Ok(backbone)
     }

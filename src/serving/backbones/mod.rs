@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tracing::info;
 
 use crate::domain::{BackboneIdentity, Digest, Error, ErrorKind, Result};
-use crate::engine::ResidentBackbone;
+use crate::engine::{ResidentBackbone, give_back_memory};
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
 
@@ -26,10 +26,11 @@ const RESIDENT_MAX: usize = 8;
 
 /// A backbone that can compute, and what turns texts into its tokens.
 pub struct Backbone {
-    pub resident: Arc<ResidentBackbone>,
     pub tokenizer: Arc<Tokenizer>,
     /// Its files, in Hugging Face layout.
     pub folder: PathBuf,
+    /// Dropped last: it gives back what all of it took.
+    pub resident: Arc<ResidentBackbone>,
 }
 
 impl Backbone {
@@ -176,7 +177,13 @@ impl Backbones {
             )));
         }
         let Some(source) = self.source.clone() else { return Err(no_source(asked)) };
-        let backbone = Arc::new(blocking(move || source.load(&found)).await?);
+        let load = move || {
+            let backbone = source.load(&found);
+            // Reading and packing took more memory than the backbone keeps.
+            give_back_memory();
+            backbone
+        };
+        let backbone = Arc::new(blocking(load).await?);
         self.swap(|set| set.resident.push(backbone.clone())).await?;
         info!(backbone = backbone.identity().name, fingerprint = %backbone.fingerprint(), "backbone loaded");
         Ok(backbone)

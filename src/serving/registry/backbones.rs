@@ -5,12 +5,11 @@ use std::sync::Arc;
 use tracing::warn;
 
 use crate::domain::{Digest, Result};
-use crate::engine::give_back_memory;
 use crate::serving::Backbone;
+use crate::serving::registry::Inner;
 use crate::serving::registry::catalog::{Adapter, Catalog};
 use crate::serving::registry::residency::{Room, Version};
 use crate::serving::registry::view::BackboneView;
-use crate::serving::registry::{Inner, blocking};
 
 impl Inner {
     /// Loads what was resident when the process ended, as far as adapters were made for it, and forgets the rest.
@@ -97,11 +96,7 @@ impl Inner {
         for version in made_for(&catalog, backbone.fingerprint()) {
             gone.iter().for_each(|gone| self.residency.orphan(version, gone));
         }
-        blocking(|| {
-            give_back_memory();
-            Ok(())
-        })
-        .await
+        Ok(())
     }
 
     /// Learns of every version which backbone it was made for.
