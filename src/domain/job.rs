@@ -91,6 +91,8 @@ pub struct Hyperparameters {
     /// The gradient's norm is clipped to this.
     pub max_gradient_norm: f64,
     pub seed: u64,
+    /// Whether the run begins with what few rows are worth before the first step; auto: where rows are few for their labels.
+    pub warm_start: Auto<bool>,
 }
 
 impl Default for Hyperparameters {
@@ -110,6 +112,7 @@ impl Default for Hyperparameters {
             warmup_ratio: 0.06,
             max_gradient_norm: 1.0,
             seed: 42,
+            warm_start: Auto::Auto,
         }
     }
 }

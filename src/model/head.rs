@@ -200,6 +200,11 @@ impl Head {
         self.labels
     }
 
+    /// Whether it is a classifier alone, without a layer of its own before it.
+    pub fn is_plain(&self) -> bool {
+        self.plan.dense.is_none()
+    }
+
     pub fn kind(&self) -> HeadKind {
         self.kind
     }

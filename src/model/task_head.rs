@@ -15,6 +15,11 @@ pub enum TaskHead {
 }
 
 impl TaskHead {
+    /// Whether it is a classifier alone, without a layer of its own before it.
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Self::Labels(head) if head.is_plain())
+    }
+
     pub fn kind(&self) -> HeadKind {
         match self {
             Self::Labels(head) => head.kind(),

@@ -14,6 +14,7 @@ pub(super) enum Draw {
     Concepts,
     Pairs,
     Window,
+    Warm,
 }
 
 /// A seed of its own for each draw: mixed by SplitMix64's finaliser, so that neighbours share nothing.

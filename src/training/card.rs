@@ -67,7 +67,7 @@ fn linears_of(encoder: &Encoder, layers: &[usize]) -> Vec<String> {
 }
 
 /// A card without its account of the training.
-pub(super) fn card(setup: &FineTuneSetup, labels: &LabelSet) -> AdapterCard {
+pub(super) fn card(setup: &FineTuneSetup, labels: &LabelSet, pools_mean: bool) -> AdapterCard {
     let is_multi_label = setup.train.multi_label;
     AdapterCard {
         family: setup.spec.family,
@@ -76,7 +76,7 @@ pub(super) fn card(setup: &FineTuneSetup, labels: &LabelSet) -> AdapterCard {
         problem_type: if is_multi_label { ProblemType::MultiLabel } else { ProblemType::SingleLabel },
         backbone_fingerprint: setup.fingerprint.clone(),
         max_length: setup.max_length(),
-        pooling: if setup.pools_mean { "mean" } else { "cls" }.to_owned(),
+        pooling: if pools_mean { "mean" } else { "cls" }.to_owned(),
         thresholds: Default::default(),
         training: None,
     }

@@ -33,8 +33,9 @@ pub struct FineTuneSetup {
     pub test: Option<Split>,
     /// The adapter to start from.
     pub init: Option<AdapterBundle>,
-    /// Whether a new classification head reads the mean of the tokens, in place of what the architecture's own reads.
-    pub pools_mean: bool,
+    /// Whether a new classification head reads the mean of the tokens, in place of what the architecture's own reads. None: as the
+    /// adapter to start from does; without one, where rows are few.
+    pub pools_mean: Option<bool>,
     /// Checkpoints live here; one that is there already is gone on from.
     pub checkpoint_folder: PathBuf,
     pub threads: usize,

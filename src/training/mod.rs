@@ -21,6 +21,7 @@ mod settle;
 pub mod study;
 mod trainer;
 mod variables;
+mod warm_start;
 mod workers;
 
 pub use evaluate::{

@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::adapter::{AdapterBundle, LoraConfig};
-use crate::domain::{Digest, Error, LabelSet, Result};
+use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, Result};
 use crate::training::card::{card, lora_config};
 use crate::training::checkpoint::{Checkpoints, State};
 use crate::training::data::Data;
@@ -13,6 +13,7 @@ use crate::training::predict::Held;
 use crate::training::settle::Recipe;
 use crate::training::trainer::Trainer;
 use crate::training::variables::Variables;
+use crate::training::warm_start::{WarmStart, are_few};
 use crate::training::workers::{Run, Workers};
 
 /// What is trained, by which numbers, from where.
@@ -30,9 +31,12 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(setup: &FineTuneSetup, data: &Data) -> Result<Self> {
-        let fresh = fresh_adapter(setup, &data.labels)?;
+        let is_few = are_few(data.training.len(), data.labels.len());
+        let fresh = fresh_adapter(setup, &data.labels, pools_mean(setup, is_few))?;
         let (adapter, variables) = Variables::of(&fresh, &setup.encoder)?;
-        let recipe = Recipe::settle(setup.spec.family, &setup.spec.hyperparameters, data.training.len());
+        let knows_names = setup.init.as_ref().is_some_and(|init| init.card.head == HeadForm::Concepts);
+        let begins_warm = is_few || knows_names;
+        let recipe = Recipe::settle(setup.spec.family, &setup.spec.hyperparameters, data.training.len(), begins_warm);
         let initial = variables.flat()?;
         let checkpoints = Checkpoints {
             folder: setup.checkpoint_folder.clone(),
@@ -71,8 +75,37 @@ impl Plan {
             checkpoints: &self.checkpoints,
         };
         let mut state = resume(&self.checkpoints, &self.initial, observer)?;
+        if state.step == 0 && self.recipe.warm_start {
+            self.warm_start(setup, data, training, &mut state.weights, observer)?;
+            state.average.clone_from(&state.weights);
+        }
         let pace = trainer.run(&mut state, observer)?;
         Ok((state, pace))
+    }
+
+    /// Seconds of work, done again if the run is stopped before its first checkpoint.
+    fn warm_start(
+        &self,
+        setup: &FineTuneSetup,
+        data: &Data,
+        training: &Held<'_>,
+        weights: &mut Vec<f32>,
+        observer: &mut dyn Observer,
+    ) -> Run<()> {
+        let begin = WarmStart {
+            encoder: &setup.encoder,
+            tokenizer: &setup.tokenizer,
+            adapter: &self.adapter,
+            variables: &self.variables,
+            training,
+            examples: &data.training,
+            init: setup.init.as_ref(),
+            recipe: &self.recipe,
+            workers: Workers(setup.threads),
+        };
+        let done = begin.run(weights, &mut || observer.control())?;
+        done.into_iter().for_each(|message| observer.event(TrainingEvent::Message(message)));
+        Ok(())
     }
 
     /// The adapter of the best epoch.
@@ -82,15 +115,25 @@ impl Plan {
     }
 }
 
+/// What a classifier reads, if the setup does not say: what the adapter to start from reads, else the mean of the tokens where rows
+/// are few (its space needs no pooler to be learnt), else what the architecture's own does.
+fn pools_mean(setup: &FineTuneSetup, is_few: bool) -> bool {
+    let usual = match &setup.init {
+        Some(init) => init.card.pooling == "mean" || init.card.head == HeadForm::Similarity,
+        None => is_few,
+    };
+    setup.spec.family == Family::Classify && setup.pools_mean.unwrap_or(usual)
+}
+
 /// A new adapter, or a copy of the one to start from: of its head too where it has the same labels.
-fn fresh_adapter(setup: &FineTuneSetup, labels: &LabelSet) -> Result<AdapterBundle> {
+fn fresh_adapter(setup: &FineTuneSetup, labels: &LabelSet, pools_mean: bool) -> Result<AdapterBundle> {
     let spec = &setup.spec;
     let config = match &setup.init {
         // what it was trained for is not what it is trained for now
         Some(init) => LoraConfig { task_type: None, ..init.config.clone() },
         None => lora_config(spec.family, &spec.hyperparameters, &setup.encoder)?,
     };
-    let card = card(setup, labels);
+    let card = card(setup, labels, pools_mean);
     let fresh = AdapterBundle::fresh(config, card, &setup.encoder, spec.hyperparameters.seed)?;
     let Some(init) = &setup.init else { return Ok(fresh) };
     if init.family() != spec.family {

@@ -34,12 +34,23 @@ pub(super) fn forward(
     which: &[usize],
     mode: Mode,
 ) -> Result<candle_core::Tensor> {
+    let hidden = hidden(encoder, adapter, (sequences, prefix), which, mode)?;
+    adapter.head.forward(&hidden, &bounds(sequences, which), mode)
+}
+
+/// Hidden states of `which` sequences through `adapter`, (tokens, hidden), end to end.
+pub(super) fn hidden(
+    encoder: &Encoder,
+    adapter: &AdapterBundle,
+    (sequences, prefix): (&Sequences, &Prefix),
+    which: &[usize],
+    mode: Mode,
+) -> Result<candle_core::Tensor> {
     let bounds = bounds(sequences, which);
     let hidden = prefix.hidden(encoder, sequences, which)?;
     let segments = SegmentAdapters(vec![(0..bounds[which.len()], &adapter.lora)]);
     let layers = prefix.layers..encoder.config().layers;
-    let hidden = encoder.forward(&hidden, &bounds, &segments, layers, mode)?;
-    adapter.head.forward(&hidden, &bounds, mode)
+    encoder.forward(&hidden, &bounds, &segments, layers, mode)
 }
 
 impl<'a> Held<'a> {

@@ -21,6 +21,8 @@ pub(super) struct Recipe {
     pub dropout: f64,
     pub patience: u32,
     pub seed: u64,
+    /// Whether it begins with what few rows are worth before the first step; see `warm_start`.
+    pub warm_start: bool,
 }
 
 /// Rows: small enough for some hundreds of updates an epoch on the usual few thousand rows.
@@ -48,7 +50,7 @@ const EPOCHS_MIN: u64 = 3;
 const STEPS_MIN: u64 = 400;
 
 impl Recipe {
-    pub(super) fn settle(family: Family, asked: &Hyperparameters, rows: usize) -> Self {
+    pub(super) fn settle(family: Family, asked: &Hyperparameters, rows: usize, begins_warm: bool) -> Self {
         let batch_size = asked.batch_size.unwrap_or(BATCH_SIZE).max(1) as usize;
         let steps_per_epoch = rows.div_ceil(batch_size).max(1) as u64;
         let epochs = asked.epochs.unwrap_or(auto_epochs(family, steps_per_epoch)).max(1);
@@ -67,6 +69,7 @@ impl Recipe {
             dropout: asked.dropout,
             patience: asked.early_stopping_patience,
             seed: asked.seed,
+            warm_start: asked.warm_start.unwrap_or(begins_warm),
         }
     }
 }

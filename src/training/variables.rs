@@ -41,6 +41,11 @@ impl Variables {
         self.0.last().map_or(0, |variable| variable.range.end)
     }
 
+    /// The place of a variable in the flat vector, by its name or the end of it.
+    pub(super) fn range_of(&self, name: &str) -> Option<Range<usize>> {
+        self.0.iter().find(|variable| variable.name.ends_with(name)).map(|variable| variable.range.clone())
+    }
+
     /// All numbers, end to end.
     pub(super) fn flat(&self) -> Result<Vec<f32>> {
         let mut flat = Vec::with_capacity(self.len());

@@ -115,7 +115,7 @@ fn setup(family: Family, train: Split, validation: Split, folder: &Path) -> Fine
         validation: Some(validation),
         test: None,
         init: None,
-        pools_mean: false,
+        pools_mean: Some(false),
         checkpoint_folder: folder.join("checkpoints"),
         threads: 2,
         job_id: Some("job_1".to_owned()),

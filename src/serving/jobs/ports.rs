@@ -129,7 +129,7 @@ impl Trainer for HouseTrainer {
             train: run.train,
             validation: run.validation,
             test: run.test,
-            pools_mean: false,
+            pools_mean: None,
             checkpoint_folder: run.checkpoint_folder,
             threads: self.threads,
             job_id: Some(run.job_id),

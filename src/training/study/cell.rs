@@ -104,7 +104,7 @@ impl Bench<'_> {
             validation: Some(drawn.validation),
             test: None,
             init: self.start(cell).map(|primary| primary.bundle.clone()),
-            pools_mean: family == Family::Classify && self.settings(cell).pools_mean(),
+            pools_mean: self.settings(cell).pools_mean().filter(|_| family == Family::Classify),
             checkpoint_folder: folder.to_owned(),
             threads: THREADS,
             job_id: None,
@@ -155,7 +155,7 @@ impl Bench<'_> {
         let numbers = settings.hyperparameters(cell.seed)?;
         hasher.update(format!("{} {numbers:?} {:?}\n", cell.id(self.study), self.study.caps));
         let primary = self.start(cell).map(|primary| &primary.digest);
-        hasher.update(format!("{} {} {primary:?} {}\n", set.digest, model.fingerprint, settings.pools_mean()));
+        hasher.update(format!("{} {} {primary:?} {:?}\n", set.digest, model.fingerprint, settings.pools_mean()));
         Ok(Digest::from_sha256(&hasher.finalize().into()))
     }
 

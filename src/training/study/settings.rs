@@ -75,6 +75,7 @@ impl FineTuneSettings {
             warmup_ratio: self.warmup_ratio.unwrap_or(usual.warmup_ratio),
             max_gradient_norm: usual.max_gradient_norm,
             seed,
+            warm_start: usual.warm_start,
         };
         let positive = |number: f64| number > 0.0 && number.is_finite();
         let rate = self.learning_rate.is_none_or(positive);
@@ -84,8 +85,9 @@ impl FineTuneSettings {
         Ok(settled)
     }
 
-    pub fn pools_mean(&self) -> bool {
-        self.pooling == Some(HeadPooling::Mean)
+    /// None: as fine-tuning settles it.
+    pub fn pools_mean(&self) -> Option<bool> {
+        self.pooling.as_ref().map(|pooling| *pooling == HeadPooling::Mean)
     }
 }
 

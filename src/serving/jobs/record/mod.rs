@@ -104,6 +104,7 @@ fn read_hyperparameters(mut fields: Fields) -> Result<Hyperparameters> {
         warmup_ratio: fields.optional("warmup_ratio", number)?.unwrap_or(or.warmup_ratio),
         max_gradient_norm: fields.optional("max_gradient_norm", number)?.unwrap_or(or.max_gradient_norm),
         seed: fields.optional("seed", whole)?.unwrap_or(or.seed),
+        warm_start: fields.optional("warm_start", auto(flag))?.unwrap_or(or.warm_start),
     };
     fields.finish()?;
     Ok(read)
@@ -125,6 +126,7 @@ fn hyperparameters_to_json(h: &Hyperparameters) -> Value {
         "warmup_ratio": h.warmup_ratio,
         "max_gradient_norm": h.max_gradient_norm,
         "seed": h.seed,
+        "warm_start": auto_to_json(h.warm_start),
     })
 }
 
