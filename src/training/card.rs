@@ -122,6 +122,7 @@ pub(super) fn account(account: &Account<'_>) -> Value {
             "weight_decay": recipe.weight_decay,
             "max_gradient_norm": recipe.max_gradient_norm,
             "early_stopping_patience": recipe.patience,
+            "warm_start": recipe.warm_start,
         },
         "steps": state.step,
         "best_step": state.best.as_ref().map(|best| best.step),

@@ -22,7 +22,7 @@ use crate::training::study::data::Parted;
 use crate::training::study::draw::{Drawn, draw};
 use crate::training::study::row::{Outcomes, Row};
 use crate::training::study::settings::FineTuneSettings;
-use crate::training::study::spec::{ArmStrategy, Study};
+use crate::training::study::spec::Study;
 use crate::training::workers::{Halt, Workers};
 
 /// A cell is one thread's work; others run beside it.
@@ -135,11 +135,10 @@ impl Bench<'_> {
         self.study.fine_tune(&self.study.arms[cell.arm])
     }
 
-    /// Only the method's own arm goes on with LoRA that was trained before; the others begin with fresh weights on their backbone.
+    /// What pre-finetuning left for the family: the method's own arm goes on with its LoRA, the others find LoRA that changes
+    /// nothing yet; each finds its head that knows names.
     fn start(&self, cell: Cell) -> Option<&PrimaryAdapter> {
-        let family = self.study.downstream[cell.downstream].family;
-        let is_method = self.study.arms[cell.arm].strategy == ArmStrategy::TaskPrimary;
-        self.arms[cell.arm].primary(family).filter(|_| is_method)
+        self.arms[cell.arm].primary(self.study.downstream[cell.downstream].family)
     }
 
     fn predict(&self, cell: Cell, adapter: &AdapterBundle) -> Result<Test> {

@@ -44,6 +44,7 @@ settings! {
         weight_decay: f64,
         warmup_ratio: f64,
         pooling: HeadPooling,
+        warm_start: bool,
     }
 }
 
@@ -75,7 +76,7 @@ impl FineTuneSettings {
             warmup_ratio: self.warmup_ratio.unwrap_or(usual.warmup_ratio),
             max_gradient_norm: usual.max_gradient_norm,
             seed,
-            warm_start: usual.warm_start,
+            warm_start: self.warm_start.map_or(Auto::Auto, Auto::Set),
         };
         let positive = |number: f64| number > 0.0 && number.is_finite();
         let rate = self.learning_rate.is_none_or(positive);
@@ -115,6 +116,7 @@ settings! {
         classify_weight: f64,
         concepts_max: usize,
         measure_every: u64,
+        precision: String,
         seed: u64,
     }
 }

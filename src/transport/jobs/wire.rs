@@ -187,6 +187,11 @@ struct Hyperparameters {
     max_gradient_norm: Option<f64>,
     #[schema(default = 42)]
     seed: Option<u64>,
+    /// true, false or `"auto"` (default: where rows are at most 64 a label, or the adapter to start from compares with names).
+    /// Before the first step a classifier's LoRA is contrasted between the classes' texts and its head begins at the classes'
+    /// centres; a tagger's head begins at its types' names, where the adapter to start from knows names.
+    #[schema(value_type = Object, example = "auto")]
+    warm_start: Option<bool>,
 }
 
 /// The score a new version must reach before it is published.

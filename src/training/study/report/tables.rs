@@ -212,8 +212,9 @@ pub(super) fn settings(findings: &Findings) -> Vec<Block> {
     let json = |value: serde_json::Result<String>| Block::Code(value.unwrap_or_default());
     let mut note =
         "Of every fine-tuning, then of every pre-finetuning; what is not here is the program's default.".to_owned();
-    if findings.study.arms.iter().any(|arm| arm.strategy == ArmStrategy::TaskPrimary) {
-        note += " Cells of a task_primary arm go on from its primary's LoRA and take rank and layers from it.";
+    if findings.study.arms.iter().any(|arm| arm.strategy != ArmStrategy::None) {
+        note += " Cells of a pre-finetuned arm go on from what it left for the family and take rank and layers from it: its head \
+                 that knows names, and LoRA, which only task_primary has trained.";
     }
     let blocks = vec![json(serde_json::to_string_pretty(fine_tune)), json(serde_json::to_string_pretty(pre_finetune))];
     section("Settings", &note, blocks)
