@@ -3,10 +3,12 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use tempfile::TempDir;
 use tracing::{info, warn};
 
-use crate::backbone::derived::derive;
+use crate::backbone::derived::{derive, write};
+use crate::backbone::difference::{Difference, provenance, restore};
 use crate::backbone::files::{Files, Landing, fingerprint, hash_folder};
 use crate::backbone::name::{Wanted, is_local_name};
 use crate::backbone::{KnownBackbone, Sources};
@@ -80,7 +82,7 @@ impl BackboneCache {
     /// `unavailable` with a line for each source tried.
     pub fn resolve(&self, name: &str, progress: FetchProgress<'_>) -> Result<BackboneInfo> {
         match Wanted::parse(name, &self.known, self.local.as_deref())? {
-            Wanted::Folder(folder) => inspect(name, folder),
+            Wanted::Folder(folder) => self.of_folder(name, folder, |parent| self.resolve(parent, progress)),
             Wanted::Repository(repository) => self.cached(&repository).or_else(|_| self.fetch(&repository, progress)),
         }
     }
@@ -115,7 +117,7 @@ impl BackboneCache {
         &self,
         name: &str,
         parent: &Path,
-        provenance: &serde_json::Value,
+        provenance: &Value,
         write_weights: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<BackboneInfo> {
         match &self.local {
@@ -128,9 +130,49 @@ impl BackboneCache {
     /// Hashes everything again; fetches nothing.
     pub fn verify(&self, name: &str) -> Result<BackboneInfo> {
         match Wanted::parse(name, &self.known, self.local.as_deref())? {
-            Wanted::Folder(folder) => inspect(name, folder),
+            Wanted::Folder(folder) => self.of_folder(name, folder, |parent| self.verify(parent)),
             Wanted::Repository(repository) => self.cached(&repository),
         }
+    }
+
+    /// A whole backbone in place; of one kept as a difference the whole one in the cache, made if it is not there yet.
+    fn of_folder(
+        &self,
+        name: &str,
+        folder: PathBuf,
+        find_parent: impl FnOnce(&str) -> Result<BackboneInfo>,
+    ) -> Result<BackboneInfo> {
+        let Some(difference) = Difference::find(&folder)? else { return inspect(name, folder) };
+        let place = format!("restored/{}", difference.fingerprint.as_str().trim_start_matches("sha256:"));
+        let is_right = |info: &BackboneInfo| info.fingerprint == difference.fingerprint;
+        let found = match self.cached(&place).ok().filter(is_right) {
+            Some(found) => found,
+            None => self.restore(&place, &folder, &difference, &find_parent(&difference.parent)?)?,
+        };
+        Ok(BackboneInfo { name: name.to_owned(), ..found })
+    }
+
+    fn restore(&self, place: &str, from: &Path, wanted: &Difference, parent: &BackboneInfo) -> Result<BackboneInfo> {
+        if parent.fingerprint != wanted.parent_fingerprint {
+            return Err(Error::conflict(format!(
+                "{} is the difference to {}, but {} is {}",
+                from.display(),
+                wanted.parent_fingerprint,
+                parent.name,
+                parent.fingerprint
+            )));
+        }
+        fs::create_dir_all(&self.root).map_err(|e| Error::from(e).context(self.root.display()))?;
+        let _lock = self.lock(place);
+        let work = self.work_folder(place)?;
+        let whole = work.path().join("backbone");
+        let made =
+            derive(&parent.folder, &whole, &provenance(from), |path| write(path, &restore(from, &parent.folder)?))?;
+        if made.fingerprint != wanted.fingerprint {
+            let (from, made, wanted) = (from.display(), made.fingerprint, &wanted.fingerprint);
+            return Err(Error::unprocessable(format!("{from} makes {made}, wanted {wanted}: a file in it is damaged")));
+        }
+        self.publish(place, &from.display().to_string(), &work, &whole, &hash_folder(&whole)?)
     }
 
     /// The cached backbone, if each of its files is what was fetched and, of the known one, what it must be.

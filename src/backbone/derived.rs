@@ -11,7 +11,7 @@ use crate::backbone::cache::{inspect, sync_folder};
 use crate::domain::{Error, Result};
 
 /// Says where a derived backbone came from.
-const PROVENANCE: &str = "trunkline-provenance.json";
+pub(super) const PROVENANCE: &str = "trunkline-provenance.json";
 
 /// What a derived backbone takes over: configuration and tokenizer, in every form that libraries read.
 const TAKEN_OVER: [&str; 8] = [
@@ -68,7 +68,8 @@ pub fn derive(
     Ok(BackboneInfo { folder: target.to_owned(), ..made })
 }
 
-fn write(path: &Path, contents: &[u8]) -> Result<()> {
+/// Through to the disk.
+pub(super) fn write(path: &Path, contents: &[u8]) -> Result<()> {
     let write = || {
         let mut file = File::create(path)?;
         file.write_all(contents)?;

@@ -2,6 +2,7 @@
 
 mod cache;
 mod derived;
+mod difference;
 mod files;
 mod hub;
 mod known;
@@ -12,5 +13,6 @@ mod sources;
 
 pub use cache::{BackboneCache, BackboneInfo, BackboneName, FetchProgress};
 pub use derived::derive;
+pub use difference::pack;
 pub use known::{KnownBackbone, Package};
 pub use sources::{Hub, Sources};

@@ -68,6 +68,16 @@ impl TrainableEncoder {
         result
     }
 
+    /// Every matrix becomes what products in bf16 have read of it all along, so that nothing is lost when it is kept in bf16.
+    pub fn keep_bf16(&self) {
+        let matrices: Vec<Slot> = self.slots().into_iter().filter(|slot| slot.shape.len() == 2).collect();
+        self.update(|numbers| {
+            for slot in matrices {
+                numbers[slot.range].iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32());
+            }
+        });
+    }
+
     /// `input` through all layers, with `adapter` at every token. Gradients of the trained weights will be added to `sink`.
     pub fn trace(
         &self,

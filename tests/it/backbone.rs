@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
-use trunkline::backbone::{BackboneCache, BackboneInfo, Hub, KnownBackbone, Package, Sources};
+use trunkline::backbone::{BackboneCache, BackboneInfo, Hub, KnownBackbone, Package, Sources, pack};
 use trunkline::domain::{Digest, Error, ErrorKind};
 
 use crate::support::default_backbone;
@@ -319,4 +319,65 @@ fn the_default_backbone_can_be_had_on_this_machine() {
     let weights = fs::read(default_backbone().join("model.safetensors")).unwrap();
     let digest = Digest::from_sha256(&Sha256::digest(&weights).into());
     assert_eq!(digest.as_str(), "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db");
+}
+
+/// A safetensors file of one tensor of one number.
+fn weights(number: f32) -> Vec<u8> {
+    let header = r#"{"layer":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &number.to_le_bytes()].concat()
+}
+
+/// A folder with the parent's configuration and tokenizer.
+fn folder_of(root: &Path, name: &str, number: f32) -> BackboneInfo {
+    let folder = root.join(name);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.json"), "{}").unwrap();
+    fs::write(folder.join("tokenizer.json"), "[]").unwrap();
+    fs::write(folder.join("model.safetensors"), weights(number)).unwrap();
+    BackboneCache::new(root.join("unused")).verify(&folder.display().to_string()).unwrap()
+}
+
+#[test]
+fn a_backbone_kept_as_a_difference_is_restored_once_and_checked() {
+    let root = tempfile::tempdir().unwrap();
+    let (parent, child) = (folder_of(root.path(), "parent", 1.0), folder_of(root.path(), "child", 2.0));
+    let kept = root.path().join("kept");
+    pack(&parent, &child, &kept).unwrap();
+    let name = kept.display().to_string();
+    let cache = BackboneCache::new(root.path().join("cache"));
+    for round in ["made", "found"] {
+        let found = cache.resolve(&name, &mut |_, _, _| {}).unwrap();
+        assert_eq!((&found.name, &found.fingerprint), (&name, &child.fingerprint), "{round}");
+        assert_eq!(fs::read(found.folder.join("model.safetensors")).unwrap(), weights(2.0), "{round}");
+        assert_eq!(cache.verify(&name).unwrap(), found);
+    }
+    // bytes that were altered in the cache are made anew
+    let restored = cache.verify(&name).unwrap().folder.join("model.safetensors");
+    fs::write(&restored, weights(3.0)).unwrap();
+    cache.resolve(&name, &mut |_, _, _| {}).unwrap();
+    assert_eq!(fs::read(&restored).unwrap(), weights(2.0));
+}
+
+#[test]
+fn a_difference_that_does_not_fit_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let (parent, child) = (folder_of(root.path(), "parent", 1.0), folder_of(root.path(), "child", 2.0));
+    let kept = root.path().join("kept");
+    pack(&parent, &child, &kept).unwrap();
+    let refused = || {
+        let cache = BackboneCache::new(root.path().join("cache"));
+        cache.resolve(&kept.display().to_string(), &mut |_, _, _| {}).unwrap_err().message().to_owned()
+    };
+    let tensors = fs::read(kept.join("difference.safetensors")).unwrap();
+    let mut damaged = tensors.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    fs::write(kept.join("difference.safetensors"), damaged).unwrap();
+    assert!(refused().contains("damaged"), "{}", refused());
+    fs::write(kept.join("difference.safetensors"), tensors).unwrap();
+    folder_of(root.path(), "parent", 1.5);
+    assert!(refused().contains("is the difference to"), "{}", refused());
+    assert_eq!(
+        fs::read_dir(root.path().join("cache")).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir()).count(),
+        0
+    );
 }

@@ -1,11 +1,13 @@
 //! `trunkline backbone`: the cache, without loading a network.
 
-use clap::Subcommand;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
 
 use crate::app::commands::print;
 use crate::app::progress::Progress;
 use crate::app::wiring::{DEFAULT_BACKBONE, ModelArgs};
-use crate::backbone::BackboneInfo;
+use crate::backbone::{BackboneInfo, pack};
 use crate::domain::Result;
 
 #[derive(Debug, Subcommand)]
@@ -16,6 +18,20 @@ pub(in crate::app) enum BackboneCommand {
     List(ModelArgs),
     /// Hash everything again
     Verify(ModelArgs),
+    /// Keep a pre-finetuned backbone as what differs from the one it began as: a small folder that --backbone takes
+    Pack(PackArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::app) struct PackArgs {
+    /// What it began as; it must be at hand wherever the difference is used
+    #[arg(long, default_value = DEFAULT_BACKBONE, value_name = "NAME")]
+    parent: String,
+    /// Made or written over
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 pub(in crate::app) fn run(command: BackboneCommand) -> Result<()> {
@@ -28,6 +44,11 @@ pub(in crate::app) fn run(command: BackboneCommand) -> Result<()> {
             print(&line(&info))
         }
         BackboneCommand::List(args) => print(&args.cache()?.list()?.iter().map(line).collect::<String>()),
+        BackboneCommand::Pack(args) => {
+            let cache = args.model.cache()?;
+            let bytes = pack(&cache.verify(&args.parent)?, &cache.verify(name(&args.model))?, &args.out)?;
+            print(&format!("packed      {bytes} bytes in {}\n", args.out.display()))
+        }
         BackboneCommand::Verify(args) => print(&format!("verified {}", line(&args.cache()?.verify(name(&args))?))),
     }
 }

@@ -110,6 +110,9 @@ fn run(mut setup: PreFinetuneSetup, observer: &mut dyn Observer) -> Run<PreFinet
     let reader = Reader::new(&setup.tokenizer, &pool, asked, setup.max_length());
     let trainer = Trainer::new(asked, &encoder, &trained, reader, &checkpoints, Workers(setup.threads))?;
     let steps_per_second = trainer.run(&mut state, observer)?;
+    if setup.kernel().is_bf16() {
+        encoder.keep_bf16();
+    }
     observer.event(TrainingEvent::Evaluating);
     let calibrated = trainer.calibrate(&pool, &state, observer)?;
     drop(trainer);

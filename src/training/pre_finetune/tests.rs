@@ -246,6 +246,26 @@ fn bf16_products_give_nearly_the_same_gradient() {
 }
 
 #[test]
+fn what_is_kept_in_bf16_is_what_products_in_bf16_read() {
+    let mut world = World::new("bert", Strategy::TaskPrimary);
+    world.encoder = TrainableEncoder::new(world.encoder.origin().clone(), Kernel::best(true)).unwrap();
+    let batches = world.batches(2);
+    let (before, _) = world.gradients(&batches, 1);
+    let numbers = world.encoder.numbers();
+    world.encoder.keep_bf16();
+    let kept = world.encoder.numbers();
+    for slot in world.encoder.slots() {
+        let is_matrix = slot.shape.len() == 2;
+        let is_right = |at: usize| if is_matrix { kept[at].to_bits() & 0xffff == 0 } else { kept[at] == numbers[at] };
+        assert!(slot.range.clone().all(is_right), "{}", slot.name);
+    }
+    let (after, _) = world.gradients(&batches, 1);
+    if Kernel::best(true).is_bf16() {
+        assert!(before == after, "not a bit of a gradient changes");
+    }
+}
+
+#[test]
 fn all_strategies_see_the_same_rows_and_start_from_the_same_losses() {
     let losses = |strategy| {
         let world = World::new("bert", strategy);

@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_step_takes_two_different_rows_of_each_class_it_draws() {
-        let classes: Vec<Vec<usize>> = (0..40).map(|class| (0..2 + class % 3).map(|i| 10 * class + i).collect()).collect();
+        let classes: Vec<Vec<usize>> =
+            (0..40).map(|class| (0..2 + class % 3).map(|i| 10 * class + i).collect()).collect();
         for seed in 0..20 {
             let rows = draw(&classes, seed);
             assert_eq!(rows.len(), 2 * CLASSES_A_STEP);
@@ -181,7 +182,11 @@ mod tests {
                 own(&numbers)
             };
             let quotient = (moved(1e-3) - moved(-1e-3)) / 2e-3;
-            assert!((quotient - whole[at]).abs() < 2e-2 * (1.0 + quotient.abs()), "number {at}: {quotient}, {}", whole[at]);
+            assert!(
+                (quotient - whole[at]).abs() < 2e-2 * (1.0 + quotient.abs()),
+                "number {at}: {quotient}, {}",
+                whole[at]
+            );
         }
     }
 }

@@ -67,7 +67,8 @@ impl WarmStart<'_> {
         self.variables.set(weights)?;
         let width = self.encoder.config().hidden_size;
         let projection = Projection::of(head)?;
-        let types: Vec<String> = self.adapter.labels.iter().map(|tag| spoken_name(tag.get(2..).unwrap_or(tag))).collect();
+        let types: Vec<String> =
+            self.adapter.labels.iter().map(|tag| spoken_name(tag.get(2..).unwrap_or(tag))).collect();
         let names = self.names(&types, steer)?;
         let pooled: Vec<f32> = names.iter().flat_map(|name| name.unit.iter().map(|x| x * name.length)).collect();
         let pooled = candle_core::Tensor::from_vec(pooled, (names.len(), width), self.encoder.device())?;
@@ -137,7 +138,8 @@ impl Projection {
     fn of(head: &crate::model::ConceptHead) -> Result<Self> {
         let tensors: std::collections::HashMap<String, candle_core::Tensor> = head.tensors().into_iter().collect();
         let numbers = |name: &str| -> Result<Vec<f32>> {
-            let tensor = tensors.get(name).ok_or_else(|| crate::domain::Error::internal(format!("a head without {name}")))?;
+            let tensor =
+                tensors.get(name).ok_or_else(|| crate::domain::Error::internal(format!("a head without {name}")))?;
             Ok(tensor.flatten_all()?.to_vec1::<f32>()?)
         };
         Ok(Self {
