@@ -307,6 +307,32 @@ fn a_checkpoint_of_other_data_is_not_gone_on_from() {
 }
 
 #[test]
+fn a_warm_start_knows_the_classes_before_the_first_step() {
+    let accuracy = |warm_start: Auto<bool>| {
+        let folder = folder();
+        let mut setup = intents(folder.path());
+        setup.pools_mean = Some(true);
+        let asked = &mut setup.spec.hyperparameters;
+        asked.warm_start = warm_start;
+        asked.epochs = Auto::Set(1);
+        // steps that move nothing: what the run ends with is what it began with
+        asked.learning_rate = Auto::Set(1e-12);
+        let mut notes = Notes::default();
+        let trained = finish(setup, &mut notes);
+        let said = notes.messages().iter().filter(|message| message.starts_with("warm start")).count();
+        (trained.validation.classification.unwrap().accuracy, said)
+    };
+    let (cold, said) = accuracy(Auto::Set(false));
+    assert_eq!(said, 0);
+    assert!(cold < 0.6, "chance is a third: {cold}");
+    for choice in [Auto::Auto, Auto::Set(true)] {
+        let (warm, said) = accuracy(choice);
+        assert_eq!(said, 2, "contrast and centres");
+        assert!(warm > 0.8 && warm > cold, "{warm}, cold {cold}");
+    }
+}
+
+#[test]
 fn a_cancelled_run_ends_at_the_next_step() {
     let folder = folder();
     let mut notes = Notes::stopping(3, Control::Cancel);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 use super::gradient::Sinks;
 use super::pool::Pool;
@@ -13,15 +13,16 @@ use super::step::{Found, Stepper};
 use super::*;
 use crate::adapter::AdapterBundle;
 use crate::domain::{
-    DataRef, Digest, Family, HeadForm, LayerChoice, MixedSet, PreFinetuneHyperparameters, PreFinetuneOutputs,
-    PreFinetuneSpec, Publish, Strategy,
+    Auto, DataRef, Digest, Family, FineTuneSpec, HeadForm, Hyperparameters, LayerChoice, MixedSet,
+    PreFinetuneHyperparameters, PreFinetuneOutputs, PreFinetuneSpec, Publish, Strategy,
 };
 use crate::model::kernels::packed::Kernel;
-use crate::model::{Encoder, TrainableEncoder};
+use crate::model::{Encoder, Mode, TrainableEncoder};
 use crate::text::Tokenizer;
 use crate::training::dataset::{Example, Split};
+use crate::training::predict::{Held, hidden};
 use crate::training::workers::Workers;
-use crate::training::{Control, Observer, TrainingEvent};
+use crate::training::{Control, FineTuneSetup, Observer, Outcome, TrainingEvent, fine_tune};
 
 fn folder(architecture: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/architectures").join(architecture)
@@ -400,5 +401,73 @@ fn every_strategy_leaves_a_backbone_two_primaries_and_a_report() {
         assert!(
             trained.report.pointer("/pre_finetune/plots/cosine.svg").unwrap().as_str().unwrap().starts_with("<svg")
         );
+    }
+}
+
+#[test]
+fn a_tagger_that_begins_at_names_ranks_types_as_the_primary_does() {
+    let at = tempfile::tempdir().unwrap();
+    let setup = setup(Strategy::TaskPrimary, &at.path().join("primary"));
+    let (encoder, tokenizer) = (setup.encoder.clone(), setup.tokenizer.clone());
+    let files = finish(setup).primary(Family::Ner, &fingerprint()).unwrap();
+    let primary = AdapterBundle::read(&files, &encoder, &fingerprint()).unwrap();
+    let tuned = started_from(&primary, (encoder.clone(), tokenizer.clone()), &at.path().join("tagger"));
+    let states = |adapter: &AdapterBundle, texts: &[&str]| -> Vec<Tensor> {
+        let text = |text: &&str| Example::Classify { text: (*text).to_owned(), text_pair: None, labels: Vec::new() };
+        let examples: Vec<Example> = texts.iter().map(text).collect();
+        let both = (&*encoder, &*tokenizer);
+        let held = Held::prepare(both, adapter, &examples, &mut 0, Workers(1), &mut || Control::Continue).ok().unwrap();
+        let of = |row| hidden(&encoder, adapter, (&held.sequences, &held.prefix), &[row], Mode::Eval).unwrap();
+        (0..texts.len()).map(of).collect()
+    };
+    let head = primary.head.concepts().unwrap();
+    let names = states(&primary, &["title", "person", "genre"]);
+    let names: Vec<Tensor> = names.iter().map(|states| states.mean_keepdim(0).unwrap()).collect();
+    let concepts = head.concepts(&Tensor::cat(&names, 0).unwrap()).unwrap();
+    let tags = ["B-title", "B-person", "B-genre"].map(|tag| tuned.labels.index_of(tag).unwrap());
+    let best = |scores: &[f32]| (0..3).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap();
+    for words in ["who made Alien", "funny films by Ridley Scott are rare"] {
+        let (before, after) = (states(&primary, &[words]).remove(0), states(&tuned, &[words]).remove(0));
+        let bounds = [0, before.dim(0).unwrap()];
+        let wanted = head.logits(&before, &bounds, &concepts).unwrap().to_vec2::<f32>().unwrap();
+        let got = tuned.head.forward(&after, &bounds, Mode::Eval).unwrap().to_vec2::<f32>().unwrap();
+        for (wanted, got) in wanted.iter().zip(&got) {
+            assert_eq!(best(&tags.map(|tag| got[tag])), best(wanted), "{words}");
+        }
+    }
+}
+
+/// A tagger of films after a run whose steps move nothing: what it ends with is what it began with.
+fn started_from(primary: &AdapterBundle, both: (Arc<Encoder>, Arc<Tokenizer>), checkpoints: &Path) -> AdapterBundle {
+    let hyperparameters =
+        Hyperparameters { epochs: Auto::Set(1), learning_rate: Auto::Set(1e-12), ..Hyperparameters::default() };
+    let spec = FineTuneSpec {
+        adapter: "tagger".parse().unwrap(),
+        family: Family::Ner,
+        init_from: None,
+        train: "films:train".parse().unwrap(),
+        validation: None,
+        test: None,
+        hyperparameters,
+        gate: None,
+        publish: Publish::Never,
+    };
+    let setup = FineTuneSetup {
+        encoder: both.0.clone(),
+        tokenizer: both.1,
+        fingerprint: fingerprint(),
+        spec,
+        train: ner().remove(1).split,
+        validation: None,
+        test: None,
+        init: Some(primary.clone()),
+        pools_mean: None,
+        checkpoint_folder: checkpoints.to_owned(),
+        threads: 1,
+        job_id: None,
+    };
+    match fine_tune(setup, &mut Watch::default()).unwrap() {
+        Outcome::Finished(tuned) => AdapterBundle::read(&tuned.files, &both.0, &fingerprint()).unwrap(),
+        Outcome::Stopped(control) => panic!("{control:?}"),
     }
 }
