@@ -2,8 +2,9 @@
 """Trains the adapters of this folder through the server's own jobs.
 
     cargo build --release
-    adapters/train.py --data DATA_DIR [--only NAME]
+    adapters/train.py --data DATA_DIR [--only NAME] [--trunk backbones/minilm-mtpf]
 
+With --trunk, those of a pre-finetuned backbone, in its own store (TRUNK/adapters), each from its family's primary.
 DATA_DIR holds FAMILY/SET/{train,dev,test}.jsonl.gz and an index.json that names each set's licence. Only sets of the classes
 `open` and `share-alike` are used; source and licence go into the adapter's CARD.md with the figures of the job's report.
 """
@@ -71,7 +72,13 @@ def licences(data, family, sets):
     return found
 
 
-def train(server, data, name, family, sets):
+def job_of(name, family, wanted, trunk):
+    """A primary brings its layers and rank along."""
+    job = {"kind": "fine_tune", "adapter": name, "family": family, "data": wanted}
+    return {**job, "init_from": f"{family}-primary"} if trunk else {**job, "hyperparameters": HYPERPARAMETERS}
+
+
+def train(server, data, name, family, sets, trunk):
     wanted = {}
     for split, part in (("train", "train"), ("dev", "validation"), ("test", "test")):
         rows = joined(data, family, sets, split)
@@ -80,7 +87,7 @@ def train(server, data, name, family, sets):
             server.call("PUT", f"/v1/admin/datasets/{name}?family={family}&split={split}", body)
             wanted[part] = f"{name}:{split}"
     began = time.monotonic()
-    job = server.call("POST", "/v1/admin/jobs", {"kind": "fine_tune", "adapter": name, "family": family, "data": wanted, "hyperparameters": HYPERPARAMETERS})
+    job = server.call("POST", "/v1/admin/jobs", job_of(name, family, wanted, trunk))
     for event in server.events(job["id"]):
         if (event.get("data") or {}).get("validation"):
             print(f"{name}: step {event['data']['step']} validation {event['data']['validation']}", flush=True)
@@ -99,15 +106,16 @@ def figures(part):
     return f"accuracy {figures_['accuracy']:.3f}, macro F1 {figures_['macro_average']['f1']:.3f}"
 
 
-def card(name, family, purpose, job, report, sources):
+def card(folder, name, family, purpose, job, report, sources, trunk):
     lines = [f"# {name}", "", f"{'NER' if family == 'ner' else 'Classification'}: {purpose}.", ""]
     lines += [f"- version {job['result']['version']}, `{job['result']['digest']}`"]
     lines += [f"- {part}: {figures(report[part])}, {report[part]['rows']} rows" for part in ("validation", "test") if report.get(part)]
     lines += ["", "## Data", ""]
     for source, entry in sources.items():
         lines.append(f"- {source}: {entry['licence']} ({entry['licence_class']}). {entry['citation']}")
-    lines += ["", f"Trained by `adapters/train.py --only {name}` on the default backbone; hyper-parameters and seed are in `trunkline.json`.", ""]
-    (HERE / name / "CARD.md").write_text("\n".join(lines), encoding="utf-8")
+    how = f" --trunk {trunk}` from `{family}-primary`" if trunk else "` on the default backbone"
+    lines += ["", f"Trained by `adapters/train.py --only {name}{how}; hyper-parameters and seed are in `trunkline.json`.", ""]
+    (folder / name / "CARD.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def main():
@@ -115,13 +123,18 @@ def main():
     parser.add_argument("--data", required=True, type=pathlib.Path)
     parser.add_argument("--binary", default=None)
     parser.add_argument("--only", default=None)
+    parser.add_argument("--trunk", default=None, type=pathlib.Path)
     arguments = parser.parse_args()
+    trunk = arguments.trunk
+    store = (trunk / "adapters").resolve() if trunk else HERE
+    flags = ["--backbone", trunk.resolve()] if trunk else []
     with tempfile.TemporaryDirectory(prefix="trunkline-train-") as state:
-        with serving(arguments.binary or default_binary(), adapters=HERE, state=pathlib.Path(state)) as server:
+        with serving(arguments.binary or default_binary(), *map(str, flags), adapters=store, state=pathlib.Path(state)) as server:
             for name, family, sets, purpose in RECIPES:
                 if arguments.only in (None, name):
                     sources = licences(arguments.data, family, sets)
-                    card(name, family, purpose, *train(server, arguments.data, name, family, sets), sources)
+                    job, report = train(server, arguments.data, name, family, sets, trunk)
+                    card(store, name, family, purpose, job, report, sources, trunk)
             known = {adapter["name"] for adapter in server.call("GET", "/v1/adapters")["data"]}
             for alias, target in ALIASES.items():
                 if target in known:

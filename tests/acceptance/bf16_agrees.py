@@ -6,7 +6,7 @@ each set's must be equal. Quality: entity F1 or accuracy against the set's own l
 point at most. Rows are the test split's, the dev split's where no test split is published.
 
     cargo build --release
-    tests/acceptance/bf16_agrees.py --data DATA_DIR [--only SET]
+    tests/acceptance/bf16_agrees.py --data DATA_DIR [--only SET] [--trunk backbones/minilm-mtpf]
 
 DATA_DIR holds FAMILY/SET/{dev,test}.jsonl.gz.
 """
@@ -99,27 +99,32 @@ def closeness(family, wanted, answer):
     return answer[0][1] - answer[1][1] if family == "classify" else wanted[1]
 
 
-def quality(binary, adapter, family, path, precision):
-    command = [binary, "evaluate", "--adapter", adapter, "--dataset", path, "--precision", precision, "--json"]
+def place(trunk):
+    """Flags for a pre-finetuned backbone and its own store; none for the default ones."""
+    return ["--backbone", str(trunk.resolve()), "--adapters-dir", str(trunk.resolve() / "adapters")] if trunk else []
+
+
+def quality(binary, adapter, family, path, precision, trunk):
+    command = [binary, "evaluate", *place(trunk), "--adapter", adapter, "--dataset", path, "--precision", precision, "--json"]
     out = subprocess.run([str(part) for part in command], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     report = json.loads(out)
     return 100 * (report["classification"]["accuracy"] if family == "classify" else report["ner"]["micro"]["f1"])
 
 
-def qualities(binary, adapter, family, rows, joined):
+def qualities(binary, adapter, family, rows, joined, trunk):
     """Points in f32 and bf16."""
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(unified(row) if joined else row, ensure_ascii=False) + "\n")
         file.flush()
-        return [quality(binary, adapter, family, file.name, precision) for precision in ("f32", "bf16")]
+        return [quality(binary, adapter, family, file.name, precision, trunk) for precision in ("f32", "bf16")]
 
 
-def check(binary, servers, data, name, family, adapter, joined):
+def check(binary, servers, data, trunk, name, family, adapter, joined):
     split, rows = rows_of(data, family, name)
     exact, rounded = (answers(server, family, adapter, rows) for server in servers)
     count, others = compare(family, exact, rounded)
-    points = qualities(binary, adapter, family, rows, joined)
+    points = qualities(binary, adapter, family, rows, joined, trunk)
     agreement = 1 - len(others) / count
     moved = abs(points[0] - points[1])
     passed = agreement >= AGREEMENT_MIN and moved <= QUALITY_POINTS_MAX
@@ -136,13 +141,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--only")
+    parser.add_argument("--trunk", default=None, type=pathlib.Path)
     parser.add_argument("--binary", default=None)
     arguments = parser.parse_args()
     binary = arguments.binary or default_binary()
     chosen = [entry for entry in sets() if arguments.only in (None, entry[0])]
-    with serving(binary, "--precision", "f32", *FLAGS, adapters=ROOT / "adapters") as exact:
-        with serving(binary, "--precision", "bf16", *FLAGS, adapters=ROOT / "adapters") as rounded:
-            results = [check(binary, (exact, rounded), arguments.data, *entry) for entry in chosen]
+    trunk = arguments.trunk
+    store = trunk.resolve() / "adapters" if trunk else ROOT / "adapters"
+    flags = [*place(trunk)[:2], *FLAGS]
+    with serving(binary, "--precision", "f32", *flags, adapters=store) as exact:
+        with serving(binary, "--precision", "bf16", *flags, adapters=store) as rounded:
+            results = [check(binary, (exact, rounded), arguments.data, trunk, *entry) for entry in chosen]
     count, others = (sum(result[at] for result in results) for at in (1, 2))
     passed = bool(results) and all(result[0] for result in results)
     print(f"{len(results)} sets, {count} labels, {others} differ: {100 * (1 - others / max(count, 1)):.4f} % equal; {'passed' if passed else 'MISSED'}")
