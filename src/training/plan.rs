@@ -89,7 +89,7 @@ impl Plan {
         setup: &FineTuneSetup,
         data: &Data,
         training: &Held<'_>,
-        weights: &mut Vec<f32>,
+        weights: &mut [f32],
         observer: &mut dyn Observer,
     ) -> Run<()> {
         let begin = WarmStart {

@@ -42,26 +42,30 @@ pub(super) struct WarmStart<'a> {
 impl WarmStart<'_> {
     /// Changes `weights`, the variables' values, where there is something to gain; tells what it did. The same setup gives the
     /// same weights.
-    pub(super) fn run(&self, weights: &mut Vec<f32>, steer: Steer<'_>) -> Run<Vec<String>> {
+    pub(super) fn run(&self, weights: &mut [f32], steer: Steer<'_>) -> Run<Vec<String>> {
         let mut done = Vec::new();
-        let card = &self.adapter.card;
-        match card.family {
-            Family::Classify if card.problem_type == ProblemType::SingleLabel && card.pooling == "mean" => {
-                if let Some(steps) = self.contrast(weights, steer)? {
-                    done.push(format!("warm start: {steps} steps of contrast between the classes' texts"));
-                }
-                if self.centre_classes(weights, steer)? {
-                    done.push("warm start: the head begins at its classes' centres".to_owned());
-                }
+        if self.tells_texts_apart() {
+            if let Some(steps) = self.contrast(weights, steer)? {
+                done.push(format!("warm start: {steps} steps of contrast between the classes' texts"));
             }
-            Family::Ner if self.init.is_some_and(|init| init.card.head == HeadForm::Concepts) => {
-                if self.name_types(weights, steer)? {
-                    done.push("warm start: the head begins at its types' names".to_owned());
-                }
+            if self.centre_classes(weights, steer)? {
+                done.push("warm start: the head begins at its classes' centres".to_owned());
             }
-            _ => {}
+        } else if self.knows_types() && self.name_types(weights, steer)? {
+            done.push("warm start: the head begins at its types' names".to_owned());
         }
         self.variables.set(weights)?;
         Ok(done)
+    }
+
+    /// One class a text, told by the mean of its tokens: a class has a centre.
+    fn tells_texts_apart(&self) -> bool {
+        let card = &self.adapter.card;
+        card.family == Family::Classify && card.problem_type == ProblemType::SingleLabel && card.pooling == "mean"
+    }
+
+    fn knows_types(&self) -> bool {
+        let knows_names = self.init.is_some_and(|init| init.card.head == HeadForm::Concepts);
+        self.adapter.card.family == Family::Ner && knows_names
     }
 }
