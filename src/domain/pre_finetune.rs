@@ -148,6 +148,10 @@ pub struct PreFinetuneHyperparameters {
     pub sampling_exponent: f64,
     /// How many of the batches of labelled texts pair each text with its label's name rather than with another text of its class.
     pub label_name_share: f64,
+    /// Pairs of one class in a batch at most each time that a set is drawn; further sets fill the batch.
+    pub class_pairs_max: usize,
+    /// How much it counts, beside the contrast between texts, that their similarities stay what the backbone began with.
+    pub preserve_weight: f64,
     /// What each objective counts, after division by its value at chance.
     pub ner_weight: f64,
     pub classify_weight: f64,
@@ -184,6 +188,8 @@ impl Default for PreFinetuneHyperparameters {
             temperature: 0.05,
             sampling_exponent: 0.5,
             label_name_share: 0.3,
+            class_pairs_max: 2,
+            preserve_weight: 0.0,
             ner_weight: 1.0,
             classify_weight: 1.0,
             concepts_max: 96,

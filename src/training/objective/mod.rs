@@ -22,6 +22,13 @@ pub(super) struct Loss {
 }
 
 impl Loss {
+    /// The sum of two losses of the same logits.
+    pub(super) fn plus(mut self, other: &Self) -> Self {
+        self.sum += other.sum;
+        self.slope.iter_mut().zip(&other.slope).for_each(|(slope, more)| *slope += more);
+        self
+    }
+
     /// `factor` times the loss.
     pub(super) fn scaled(mut self, factor: f64) -> Self {
         self.sum *= factor;

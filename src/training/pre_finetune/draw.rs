@@ -73,8 +73,8 @@ pub(super) fn concepts(
 pub(super) struct TextBatch<'a> {
     pub a: Vec<&'a str>,
     pub b: Vec<&'a str>,
-    /// The class of each pair, where the set has classes.
-    pub classes: Vec<Option<usize>>,
+    /// The set and its class of each pair, where the set has classes.
+    pub classes: Vec<Option<(usize, usize)>>,
 }
 
 impl TextBatch<'_> {
@@ -89,7 +89,8 @@ impl TextBatch<'_> {
     }
 }
 
-/// All of one set, so that negatives are near.
+/// All of one set if it reaches that far, so that negatives are near; a set of few classes is left after some pairs of each, lest
+/// texts learn nothing but which of two classes they are of.
 pub(super) fn text_pairs<'a>(
     sets: &'a [TextSet],
     shares: &Shares,
@@ -97,34 +98,54 @@ pub(super) fn text_pairs<'a>(
     step: u64,
 ) -> TextBatch<'a> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed_of(asked.seed, Draw::Pairs, [step, 0]));
-    match &sets[shares.draw(&mut rng)].kind {
-        TextKind::Pairs(pairs) => {
-            let chosen = index::sample(&mut rng, pairs.len(), asked.batch_size.min(pairs.len()));
-            let (a, b) = chosen.into_iter().map(|row| (pairs[row].0.as_str(), pairs[row].1.as_str())).unzip();
-            let classes = vec![None; asked.batch_size.min(pairs.len())];
-            TextBatch { a, b, classes }
-        }
-        TextKind::Classes(classes) => of_classes(classes, asked, &mut rng),
-    }
-}
-
-/// Each pair of a class that is drawn evenly: rare classes teach as much as common ones.
-fn of_classes<'a>(
-    classes: &'a [ClassTexts],
-    asked: &PreFinetuneHyperparameters,
-    rng: &mut ChaCha8Rng,
-) -> TextBatch<'a> {
-    let by_name = rng.random::<f64>() < asked.label_name_share;
     let mut batch = TextBatch { a: Vec::new(), b: Vec::new(), classes: Vec::new() };
+    // sets smaller than a batch are drawn again; a mix of nothing but tiny ones gives a smaller batch
     for _ in 0..asked.batch_size {
-        let class = rng.random_range(0..classes.len());
-        let ClassTexts { name, texts } = &classes[class];
-        let two = index::sample(rng, texts.len(), 2);
-        batch.a.push(&texts[two.index(0)]);
-        batch.b.push(if by_name { name } else { &texts[two.index(1)] });
-        batch.classes.push(Some(class));
+        let left = asked.batch_size - batch.a.len();
+        if left == 0 {
+            break;
+        }
+        let set = shares.draw(&mut rng);
+        match &sets[set].kind {
+            TextKind::Pairs(pairs) => {
+                for row in index::sample(&mut rng, pairs.len(), left.min(pairs.len())) {
+                    batch.push(&pairs[row].0, &pairs[row].1, None);
+                }
+            }
+            TextKind::Classes(classes) => batch.add_classes((set, classes), left, asked, &mut rng),
+        }
     }
     batch
+}
+
+impl<'a> TextBatch<'a> {
+    fn push(&mut self, a: &'a str, b: &'a str, class: Option<(usize, usize)>) {
+        self.a.push(a);
+        self.b.push(b);
+        self.classes.push(class);
+    }
+
+    /// At most `left` pairs, each of a class that is drawn evenly: rare classes teach as much as common ones.
+    fn add_classes(
+        &mut self,
+        (set, classes): (usize, &'a [ClassTexts]),
+        left: usize,
+        asked: &PreFinetuneHyperparameters,
+        rng: &mut ChaCha8Rng,
+    ) {
+        let by_name = rng.random::<f64>() < asked.label_name_share;
+        let mut order: Vec<usize> = (0..classes.len()).collect();
+        for place in 0..left.min(asked.class_pairs_max * classes.len()) {
+            if place % classes.len() == 0 {
+                order.shuffle(rng);
+            }
+            let class = order[place % classes.len()];
+            let ClassTexts { name, texts } = &classes[class];
+            let two = index::sample(rng, texts.len(), 2);
+            let partner = if by_name { name } else { &texts[two.index(1)] };
+            self.push(&texts[two.index(0)], partner, Some((set, class)));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -200,11 +221,34 @@ mod tests {
     }
 
     #[test]
+    fn a_set_of_few_classes_does_not_fill_a_batch() {
+        let class = |name: String| ClassTexts { texts: (0..9).map(|text| format!("{name} {text}")).collect(), name };
+        let set = |name: &str, classes: usize| TextSet {
+            weight: 1.0,
+            kind: TextKind::Classes((0..classes).map(|at| class(format!("{name}{at}"))).collect()),
+        };
+        let sets = [set("few", 2), set("many", 40)];
+        let shares = Shares::new([(1.0, 18), (1.0, 18)].into_iter(), 0.5);
+        let mut mixed = 0;
+        for step in 0..50 {
+            let batch = text_pairs(&sets, &shares, &asked(), step);
+            assert_eq!(batch.a.len(), 20);
+            let few = batch.classes.iter().flatten().filter(|(set, _)| *set == 0).count();
+            mixed += usize::from(few > 0 && few < 20);
+            let of = |wanted| batch.classes.iter().filter(|class| **class == Some(wanted)).count();
+            if few == 0 {
+                assert!((0..40).all(|class| of((1, class)) < 2), "classes come once as long as they last");
+            }
+        }
+        assert!(mixed > 10, "{mixed} of 50");
+    }
+
+    #[test]
     fn what_says_the_same_is_no_negative() {
         let batch = TextBatch {
             a: vec!["x", "y", "x", "z"],
             b: vec!["p", "q", "r", "y"],
-            classes: vec![None, None, Some(1), Some(1)],
+            classes: vec![None, None, Some((0, 1)), Some((0, 1))],
         };
         let check = |i, j, expected| assert_eq!(batch.belong_together(i, j), expected, "{i} and {j}");
         check(0, 1, false);

@@ -32,8 +32,6 @@ pub(super) struct Primary {
 
 /// What one comparison gives.
 pub(super) struct Verdict {
-    /// In units of chance.
-    pub loss: f64,
     /// By what was compared.
     pub slopes: Compared,
     /// By the head's variables; the others' places are zero.
@@ -125,7 +123,7 @@ impl Primary {
         };
         let slopes = Compared { rows: of(&rows)?, names: of(&names)? };
         let gradient = self.variables.gradient_where(&gradients, |name| !name.contains("lora_"))?;
-        Ok(Verdict { loss: loss.sum, slopes, gradient })
+        Ok(Verdict { slopes, gradient })
     }
 
     /// By the variables of its LoRA, as a backward pass through the layers left it; zero where it has none in them.

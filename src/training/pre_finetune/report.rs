@@ -53,6 +53,8 @@ pub(super) fn provenance(account: &Account<'_>) -> Value {
             "temperature": asked.temperature,
             "sampling_exponent": asked.sampling_exponent,
             "label_name_share": asked.label_name_share,
+            "class_pairs_max": asked.class_pairs_max,
+            "preserve_weight": asked.preserve_weight,
             "ner_weight": asked.ner_weight,
             "classify_weight": asked.classify_weight,
             "concepts_max": asked.concepts_max,

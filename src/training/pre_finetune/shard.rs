@@ -87,6 +87,19 @@ impl Compared {
         }
     }
 
+    /// Each row's cosine to each name, divided by `temperature`: (rows, names).
+    pub(super) fn cosines(&self, width: usize, temperature: f32) -> Vec<f32> {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let lengths = |all: &[f32]| all.chunks_exact(width).map(|one| dot(one, one).sqrt()).collect::<Vec<_>>();
+        let (of_rows, of_names) = (lengths(&self.rows), lengths(&self.names));
+        let rows = self.rows.chunks_exact(width).zip(&of_rows);
+        rows.flat_map(|(row, length)| {
+            let names = self.names.chunks_exact(width).zip(&of_names);
+            names.map(move |(name, own)| dot(row, name) / (length * own).max(f32::MIN_POSITIVE) / temperature)
+        })
+        .collect()
+    }
+
     /// All of `parts`, one after the other.
     pub(super) fn concat(parts: impl IntoIterator<Item = Self>) -> Self {
         parts.into_iter().fold(Self::default(), |mut all, part| {

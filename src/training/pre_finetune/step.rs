@@ -7,9 +7,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::{Error, Family, PreFinetuneHyperparameters, Result};
-use crate::model::{Mode, Sink, Traced, TrainableEncoder};
+use crate::model::{Mode, SegmentAdapters, Sink, Traced, TrainableEncoder};
 use crate::training::batches::{Draw, seed_of};
 use crate::training::fine_tune::Control;
+use crate::training::objective::{Loss, contrast};
 use crate::training::pre_finetune::gradient::{Sinks, add};
 use crate::training::pre_finetune::primary::Primary;
 use crate::training::pre_finetune::read::Batch;
@@ -40,6 +41,8 @@ struct UnderWay {
     /// Taken by its backward pass.
     traced: Mutex<Option<Traced>>,
     compared: Compared,
+    /// The same through the backbone that training began with, where its similarities are to stay.
+    taught: Compared,
 }
 
 impl Stepper<'_> {
@@ -52,10 +55,16 @@ impl Stepper<'_> {
         let mut slopes = Vec::new();
         for (index, (primary, batch)) in self.primaries.iter().zip(batches).enumerate() {
             let own = shards.iter_mut().filter(|shard| shard.family == index);
-            let compared = Compared::concat(own.map(|shard| std::mem::take(&mut shard.compared)));
-            let weight = self.weight(primary.family);
-            let verdict = primary.judge(&compared, width, |logits| batch.loss(logits).scaled(weight))?;
-            found.push(Found { loss: verdict.loss / weight, gradient: verdict.gradient });
+            let own = own.map(|shard| (std::mem::take(&mut shard.compared), std::mem::take(&mut shard.taught)));
+            let (compared, taught): (Vec<Compared>, Vec<Compared>) = own.unzip();
+            let (compared, taught) = (Compared::concat(compared), Compared::concat(taught));
+            let mut asked = 0.0;
+            let verdict = primary.judge(&compared, width, |logits| {
+                let loss = batch.loss(logits);
+                asked = loss.sum;
+                self.preserved(primary.family, loss, logits, &taught).scaled(self.weight(primary.family))
+            })?;
+            found.push(Found { loss: asked, gradient: verdict.gradient });
             slopes.push(verdict.slopes);
         }
         let lora = self.backward(&shards, &slopes, width)?;
@@ -70,6 +79,21 @@ impl Stepper<'_> {
             Family::Ner => self.asked.ner_weight,
             Family::Classify => self.asked.classify_weight,
         }
+    }
+
+    /// The loss, and how far the similarities have moved from what they were, as much as it counts.
+    fn preserved(&self, family: Family, loss: Loss, logits: &[f32], taught: &Compared) -> Loss {
+        if !self.preserves(family) {
+            return loss;
+        }
+        let width = self.encoder.origin().config().hidden_size;
+        let teacher = taught.cosines(width, self.asked.temperature as f32);
+        let drift = contrast::drift(logits, &teacher, taught.rows.len() / width);
+        loss.plus(&drift.scaled(self.asked.preserve_weight))
+    }
+
+    fn preserves(&self, family: Family) -> bool {
+        family == Family::Classify && self.asked.preserve_weight > 0.0
     }
 
     /// All shards forward; thread `t` takes the t-th of each family.
@@ -98,7 +122,16 @@ impl Stepper<'_> {
         let traced = self.encoder.trace(&shard.packed, primary.lora(), mode, Some(sink))?;
         let hidden = traced.hidden().flatten_all()?.to_vec1::<f32>()?;
         let compared = shard.gather(&hidden, self.encoder.origin().config().hidden_size);
-        Ok(UnderWay { family, shard, traced: Mutex::new(Some(traced)), compared })
+        let taught = if self.preserves(primary.family) { self.taught(&shard)? } else { Compared::default() };
+        Ok(UnderWay { family, shard, traced: Mutex::new(Some(traced)), compared, taught })
+    }
+
+    fn taught(&self, shard: &Shard) -> Result<Compared> {
+        let (origin, input) = (self.encoder.origin(), &shard.packed);
+        let layers = 0..origin.config().layers;
+        let hidden =
+            origin.forward(&origin.embed(input)?, &input.bounds, &SegmentAdapters::default(), layers, Mode::Eval)?;
+        Ok(shard.gather(&hidden.flatten_all()?.to_vec1::<f32>()?, origin.config().hidden_size))
     }
 
     /// All shards backward; the gradients of LoRA, shard by shard.

@@ -112,6 +112,8 @@ settings! {
         temperature: f64,
         sampling_exponent: f64,
         label_name_share: f64,
+        class_pairs_max: usize,
+        preserve_weight: f64,
         ner_weight: f64,
         classify_weight: f64,
         concepts_max: usize,

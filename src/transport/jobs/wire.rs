@@ -304,6 +304,13 @@ struct PreFinetuneHyperparameters {
     /// How many batches of labelled texts pair each text with its label's name.
     #[schema(default = 0.3)]
     label_name_share: Option<f64>,
+    /// Pairs of one class in a batch at most each time that a set is drawn; further sets fill the batch.
+    #[schema(default = 2)]
+    class_pairs_max: Option<u32>,
+    /// How much it counts, beside the contrast between texts, that their similarities stay what the backbone began with
+    /// (distillation); 0: not at all.
+    #[schema(default = 0.0)]
+    preserve_weight: Option<f64>,
     #[schema(default = 1.0)]
     ner_weight: Option<f64>,
     #[schema(default = 1.0)]

@@ -160,6 +160,9 @@ fn check_hyperparameters(h: &PreFinetuneHyperparameters, limits: Limits, problem
     ] {
         ranges.within(field, value, 0.0..=1.0);
     }
+    ranges.within("class_pairs_max", h.class_pairs_max, 1..=BATCH_MAX);
+    let preserve = h.preserve_weight;
+    ranges.holds("preserve_weight", preserve, preserve >= 0.0 && preserve.is_finite(), "at least 0");
     ranges.within("measure_every", h.measure_every, 1..=STEPS_MAX);
     if h.target_modules.as_ref().is_some_and(Vec::is_empty) {
         problems.push("hyperparameters.target_modules: an empty list; name linears or say \"auto\"".to_owned());

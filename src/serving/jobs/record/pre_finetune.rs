@@ -96,6 +96,8 @@ fn read_hyperparameters(mut fields: Fields) -> Result<PreFinetuneHyperparameters
         temperature: fields.optional("temperature", number)?.unwrap_or(or.temperature),
         sampling_exponent: fields.optional("sampling_exponent", number)?.unwrap_or(or.sampling_exponent),
         label_name_share: fields.optional("label_name_share", number)?.unwrap_or(or.label_name_share),
+        class_pairs_max: fields.optional("class_pairs_max", whole)?.unwrap_or(or.class_pairs_max),
+        preserve_weight: fields.optional("preserve_weight", number)?.unwrap_or(or.preserve_weight),
         ner_weight: fields.optional("ner_weight", number)?.unwrap_or(or.ner_weight),
         classify_weight: fields.optional("classify_weight", number)?.unwrap_or(or.classify_weight),
         concepts_max: fields.optional("concepts_max", whole)?.unwrap_or(or.concepts_max),
@@ -126,6 +128,8 @@ fn hyperparameters_to_json(h: &PreFinetuneHyperparameters) -> Value {
         "temperature": h.temperature,
         "sampling_exponent": h.sampling_exponent,
         "label_name_share": h.label_name_share,
+        "class_pairs_max": h.class_pairs_max,
+        "preserve_weight": h.preserve_weight,
         "ner_weight": h.ner_weight,
         "classify_weight": h.classify_weight,
         "concepts_max": h.concepts_max,
@@ -168,7 +172,7 @@ mod tests {
     fn a_spec_survives_json_whatever_it_holds() {
         let other = r#"{"kind":"pre_finetune","strategy":"ner_only","ner":{"datasets":[{"name":"a:dev","weight":0.5},{"name":"b"}]},
             "hyperparameters":{"steps":7,"layers":[4,5],"target_modules":["query"],"decay":"cosine","alpha":8,"temperature":0.1,
-            "sampling_exponent":0,"label_name_share":1,"ner_weight":2,"concepts_max":12,"measure_every":1,"dropout":0.2,"precision":"bf16"},
+            "sampling_exponent":0,"label_name_share":1,"class_pairs_max":3,"preserve_weight":0.5,"ner_weight":2,"concepts_max":12,"measure_every":1,"dropout":0.2,"precision":"bf16"},
             "outputs":{"backbone":"x","ner_primary":"n","classify_primary":"c"},"publish":"never"}"#;
         for json in [CONTRACT, other] {
             let spec = spec_from_json(json.as_bytes()).unwrap();
