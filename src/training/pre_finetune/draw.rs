@@ -208,9 +208,11 @@ mod tests {
         };
         let sets = [TextSet { weight: 1.0, kind: TextKind::Classes(vec![class("red"), class("blue")]) }];
         let shares = Shares::new([(1.0, 18)].into_iter(), 0.5);
+        // one draw fills the batch: it is named or it is not
+        let asked = PreFinetuneHyperparameters { class_pairs_max: 10, ..asked() };
         let mut named = 0;
         for step in 0..200 {
-            let batch = text_pairs(&sets, &shares, &asked(), step);
+            let batch = text_pairs(&sets, &shares, &asked, step);
             assert_eq!((batch.a.len(), batch.b.len()), (20, 20));
             for (a, b) in batch.a.iter().zip(&batch.b) {
                 assert!(a != b && a.split(' ').next() == b.split(' ').next(), "{a} and {b}");
