@@ -44,6 +44,21 @@ impl Sinks {
         })
     }
 
+    /// Of each family what all threads left of it, after steps with families apart; the sinks are zero afterwards.
+    pub(super) fn take_apart(&self) -> Vec<Vec<f32>> {
+        let families = self.sinks[0].len();
+        let of_family = |family: usize| {
+            let mut sum = vec![0.0; self.sinks[0][family].numbers().len()];
+            let own = self.sinks.iter().map(|of_thread| of_thread[family].numbers());
+            own.for_each(|mut sink| {
+                add(&mut sum, &sink);
+                sink.fill(0.0);
+            });
+            sum
+        };
+        (0..families).map(of_family).collect()
+    }
+
     /// For each layer what the two families' gradients have to do with each other, or the one family's length. After a step
     /// with families apart, before [`Sinks::drain`].
     pub(super) fn agreement(&self, layers: &[Range<usize>], workers: Workers) -> Run<Vec<Agreement>> {
@@ -64,7 +79,13 @@ fn drain_part(gradient: &mut [f32], mut sinks: Vec<&mut [f32]>) -> f64 {
         add(gradient, sink);
         sink.fill(0.0);
     }
-    gradient.chunks(1024).map(|chunk| f64::from(chunk.iter().map(|x| x * x).sum::<f32>())).sum()
+    dot(gradient, gradient)
+}
+
+/// Sums of 1,024 in f32, the rest in f64.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let part = |(a, b): (&[f32], &[f32])| f64::from(a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>());
+    a.chunks(1024).zip(b.chunks(1024)).map(part).sum()
 }
 
 /// `sum += more`
@@ -132,6 +153,13 @@ mod tests {
             assert_eq!((gradient.as_slice(), square), ([2.0, 0.0, 6.0, 4.0].as_slice(), 56.0));
             assert_eq!(sinks.drain(&mut gradient, Workers(threads)), 0.0);
         }
+    }
+
+    #[test]
+    fn what_was_left_of_each_family_is_taken_apart() {
+        let sinks = sinks();
+        assert_eq!(sinks.take_apart(), [[1.0, 2.0, 0.0, 4.0], [1.0, -2.0, 6.0, 0.0]]);
+        assert_eq!(sinks.take_apart(), [[0.0; 4], [0.0; 4]]);
     }
 
     #[test]

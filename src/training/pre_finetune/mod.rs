@@ -3,6 +3,7 @@
 //! Leaves where the backbone's folder goes, and its fingerprint, to the caller.
 
 mod calibrate;
+mod conflict;
 mod draw;
 mod gradient;
 mod pool;

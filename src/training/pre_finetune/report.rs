@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::domain::{Family, MixedSet};
 use crate::telemetry::{Line, Plot};
 use crate::training::pre_finetune::calibrate::Calibrated;
+use crate::training::pre_finetune::conflict::{self, Conflict};
 use crate::training::pre_finetune::pool::Pool;
 use crate::training::pre_finetune::run::PreFinetuneSetup;
 use crate::training::pre_finetune::series::Measurement;
@@ -17,6 +18,31 @@ pub(super) struct Account<'a> {
     pub pool: &'a Pool,
     pub state: &'a State,
     pub calibrated: Option<&'a Calibrated>,
+    pub conflicts: &'a Conflicts,
+}
+
+/// How the families' mean gradients agree before the first step and after the last; None where one family is trained alone.
+pub(super) struct Conflicts {
+    pub begin: Option<Conflict>,
+    pub end: Option<Conflict>,
+}
+
+impl Conflicts {
+    fn to_json(&self, steps: u64) -> Option<Value> {
+        let (begin, end) = (self.begin.as_ref()?, self.end.as_ref()?);
+        Some(json!({ "batches": conflict::batches(steps), "begin": begin.to_json(), "end": end.to_json() }))
+    }
+
+    fn plot(&self) -> Plot {
+        let line = |name: &str, conflict: &Conflict| Line { name: name.to_owned(), points: conflict.points() };
+        let lines = [("begin", &self.begin), ("end", &self.end)];
+        Plot {
+            title: "Cosine between the families' mean gradients on the backbone, noise of batches taken out".to_owned(),
+            x_label: "layer, from the bottom".to_owned(),
+            y_label: "cosine".to_owned(),
+            lines: lines.into_iter().filter_map(|(name, conflict)| Some(line(name, conflict.as_ref()?))).collect(),
+        }
+    }
 }
 
 /// Parent, spec, data and seed.
@@ -83,7 +109,12 @@ pub(super) fn report(account: &Account<'_>) -> Value {
                 "rows": calibrated.rows,
             })),
             "series": points.iter().map(Measurement::to_json).collect::<Vec<_>>(),
-            "plots": { "cosine.svg": cosine_plot(points).to_svg(), "losses.svg": loss_plot(points).to_svg() },
+            "conflict": account.conflicts.to_json(account.setup.spec.hyperparameters.steps),
+            "plots": {
+                "conflict.svg": account.conflicts.plot().to_svg(),
+                "cosine.svg": cosine_plot(points).to_svg(),
+                "losses.svg": loss_plot(points).to_svg(),
+            },
         }
     })
 }

@@ -18,7 +18,7 @@ use crate::training::fine_tune::{Control, Observer, TrainingEvent};
 use crate::training::pre_finetune::pool::{Pool, PoolSet};
 use crate::training::pre_finetune::primary::Primary;
 use crate::training::pre_finetune::read::Reader;
-use crate::training::pre_finetune::report::{Account, provenance, report};
+use crate::training::pre_finetune::report::{Account, Conflicts, provenance, report};
 use crate::training::pre_finetune::series::Series;
 use crate::training::pre_finetune::state::{State, Trained};
 use crate::training::pre_finetune::trainer::Trainer;
@@ -104,19 +104,24 @@ fn run(mut setup: PreFinetuneSetup, observer: &mut dyn Observer) -> Run<PreFinet
         primaries.into_iter().partition(|primary| setup.spec.strategy.families().contains(&primary.family));
     let checkpoints =
         Checkpoints { folder: setup.checkpoint_folder.clone(), run: setup.run_digest(&pool), threads: setup.threads };
+    let begun = weights(&encoder, &trained)?;
     let mut state = resume(&checkpoints, &encoder, &trained, observer)?;
     info!(run = checkpoints.run, step = state.step, steps = setup.spec.hyperparameters.steps, "pre-finetuning");
     let asked = &setup.spec.hyperparameters;
     let reader = Reader::new(&setup.tokenizer, &pool, asked, setup.max_length());
     let trainer = Trainer::new(asked, &encoder, &trained, reader, &checkpoints, Workers(setup.threads))?;
     let steps_per_second = trainer.run(&mut state, observer)?;
+    observer.event(TrainingEvent::Evaluating);
+    let conflicts =
+        Conflicts { begin: trainer.conflict(&begun, observer)?, end: trainer.conflict(&state.weights(), observer)? };
+    drop(begun);
     if setup.kernel().is_bf16() {
         encoder.keep_bf16();
     }
-    observer.event(TrainingEvent::Evaluating);
     let calibrated = trainer.calibrate(&pool, &state, observer)?;
     drop(trainer);
-    let account = Account { setup: &setup, pool: &pool, state: &state, calibrated: calibrated.as_ref() };
+    let account =
+        Account { setup: &setup, pool: &pool, state: &state, calibrated: calibrated.as_ref(), conflicts: &conflicts };
     let (provenance, report) = (provenance(&account), report(&account));
     let numbers = |primary: &Primary| -> Result<Vec<f32>> {
         let trained = state.primaries.iter().find(|(family, _)| *family == primary.family);
@@ -153,6 +158,12 @@ impl PreFinetuneSetup {
         hasher.update(format!("{:?} {:?} {sets:?}\n", spec.ner, spec.classify));
         Digest::from_sha256(&hasher.finalize().into()).to_string()
     }
+}
+
+/// The backbone's and each primary's.
+fn weights(encoder: &TrainableEncoder, primaries: &[Primary]) -> Result<Vec<Vec<f32>>> {
+    let own = primaries.iter().map(|primary| primary.variables.flat());
+    std::iter::once(Ok(encoder.numbers())).chain(own).collect()
 }
 
 /// The newest checkpoint of this very run, or its beginning. The encoder has the state's weights then.

@@ -32,6 +32,11 @@ impl Trained {
 }
 
 impl State {
+    /// The backbone's and each primary's.
+    pub(super) fn weights(&self) -> Vec<Vec<f32>> {
+        self.parts().map(|(_, trained)| trained.weights.clone()).collect()
+    }
+
     fn parts(&self) -> impl Iterator<Item = (&'static str, &Trained)> {
         let primaries = self.primaries.iter().map(|(family, trained)| (family.as_str(), trained));
         std::iter::once(("backbone", &self.backbone)).chain(primaries)

@@ -398,9 +398,15 @@ fn every_strategy_leaves_a_backbone_two_primaries_and_a_report() {
             assert!(cosines.iter().all(|cosine| cosine.as_f64().unwrap().abs() <= 1.0));
             assert_eq!(point["ner_loss"].is_f64(), strategy.families().contains(&Family::Ner));
         }
-        assert!(
-            trained.report.pointer("/pre_finetune/plots/cosine.svg").unwrap().as_str().unwrap().starts_with("<svg")
-        );
+        for plot in ["conflict.svg", "cosine.svg", "losses.svg"] {
+            let plot = trained.report.pointer(&format!("/pre_finetune/plots/{plot}")).unwrap();
+            assert!(plot.as_str().unwrap().starts_with("<svg"));
+        }
+        let conflict = trained.report.pointer("/pre_finetune/conflict").unwrap();
+        assert_eq!(conflict.is_object(), strategy.families().len() == 2, "{conflict}");
+        for side in ["begin", "end"].iter().filter_map(|side| conflict.get(side)) {
+            assert_eq!(side["cosine"].as_array().unwrap().len(), 3, "a cosine or none for each layer: {side}");
+        }
     }
 }
 

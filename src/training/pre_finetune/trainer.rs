@@ -10,6 +10,7 @@ use crate::training::fine_tune::{Control, Observer, TrainingEvent};
 use crate::training::optimizer::{Group, clip};
 use crate::training::pace::Pace;
 use crate::training::pre_finetune::calibrate::{Calibrated, calibrate};
+use crate::training::pre_finetune::conflict::{self, Conflict};
 use crate::training::pre_finetune::gradient::{Agreement, Sinks, layers_of};
 use crate::training::pre_finetune::pool::Pool;
 use crate::training::pre_finetune::primary::Primary;
@@ -128,7 +129,11 @@ impl<'a> Trainer<'a> {
         for (primary, (_, trained)) in self.primaries.iter().zip(&state.primaries) {
             primary.variables.set(&trained.weights)?;
         }
-        self.primaries.iter().map(|primary| self.reader.batch(primary.family, state.step)).collect()
+        self.batches(state.step)
+    }
+
+    fn batches(&self, step: u64) -> Result<Vec<Batch>> {
+        self.primaries.iter().map(|primary| self.reader.batch(primary.family, step)).collect()
     }
 
     fn measures(&self, step: u64) -> bool {
@@ -210,6 +215,34 @@ impl<'a> Trainer<'a> {
             "losses {losses:?}, gradient norm {norm} at step {}: not finite; lower learning rates may help",
             step + 1
         )))
+    }
+
+    /// How the families' mean gradients agree at `weights`: the backbone's and each primary's. None where one family is trained
+    /// alone. The same weights see the same micro-batches, which are none of the run's; the encoder is left with them.
+    pub(super) fn conflict(&self, weights: &[Vec<f32>], observer: &mut dyn Observer) -> Run<Option<Conflict>> {
+        let ([backbone, own @ ..], [_, _]) = (weights, self.primaries) else { return Ok(None) };
+        self.encoder.update(|numbers| numbers.copy_from_slice(backbone));
+        for (primary, weights) in self.primaries.iter().zip(own) {
+            primary.variables.set(weights)?;
+        }
+        let half = conflict::batches(self.asked.steps) / 2;
+        let mut sums = |from: u64| self.sums(from..from + half, observer);
+        let (first, second) = (sums(self.asked.steps)?, sums(self.asked.steps + half)?);
+        Ok(Some(conflict::conflict(&first, &second, &self.layers)))
+    }
+
+    /// Of each family the sum of its gradients by the backbone in the micro-batches of `steps`; nothing is updated.
+    fn sums(&self, steps: Range<u64>, observer: &mut dyn Observer) -> Run<Vec<Vec<f32>>> {
+        let Self { encoder, primaries, asked, workers, .. } = *self;
+        let stepper = Stepper { encoder, primaries, asked, sinks: &self.sinks, workers };
+        for step in steps {
+            match observer.control() {
+                Control::Continue => {}
+                stop => return Err(Halt::Stopped(stop)),
+            }
+            stepper.gradients(&self.batches(step)?, step, true)?;
+        }
+        Ok(self.sinks.take_apart())
     }
 
     /// With the weights as they are now. None where no NER is trained.

@@ -25,7 +25,7 @@ pub use data::{Parted, read_split, wanted_split};
 pub use draw::{Drawn, draw};
 pub use journal::{Journal, line, read as read_rows};
 pub use leak::{Clearance, Cleared, Guard, cleared_pool};
-pub use report::{ArmAccount, Findings, Point, Report, report};
+pub use report::{ArmAccount, Conflict, Findings, MeanGradients, Point, Report, report};
 pub use row::{Outcomes, Row, ZeroShotRow};
 pub use settings::{FineTuneSettings, HeadPooling, PreFinetuneSettings};
 pub use spec::{Arm, ArmStrategy, Caps, Downstream, Layers, PoolEntry, PoolSettings, Share, Study, ZeroShot};

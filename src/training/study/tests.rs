@@ -187,6 +187,10 @@ fn a_line_that_is_no_row_is_named() {
     assert_eq!(std::fs::read(&path).expect("the file"), b"{\"id\": 1}\nmore", "what we cannot read we leave alone");
 }
 
+fn means(cosine: Vec<Option<f64>>) -> MeanGradients {
+    MeanGradients { cosine, ner_halves: vec![0.5; 2], classify_halves: vec![0.25; 2] }
+}
+
 fn findings() -> Findings {
     let study = study(document());
     let clearance = Clearance {
@@ -206,6 +210,11 @@ fn findings() -> Findings {
         backbone: "sha256:22".to_owned(),
         seconds: 120.0,
         points,
+        conflict: Some(Conflict {
+            batches: 30,
+            begin: means(vec![Some(0.5), Some(0.25)]),
+            end: means(vec![None, Some(-0.125)]),
+        }),
     };
     let zero = ZeroShotRow {
         arm: "method".to_owned(),
@@ -241,7 +250,7 @@ fn a_report_says_what_the_rows_say() {
         // spans: 4 found and 12 missed: 8/20; 6 and 8: 12/20
         "| films | 50.0 ± 14.1 |",
         "| films dev | ner | method | 25.0 | 50.0 | 16.7 | 3 | 9 | token scores |",
-        "| method | task_primary | {\"layers\":\"last:4\"} | 2 | 0.500 | 0.250 | 0.000 | 50 % |",
+        "| method | task_primary | {\"layers\":\"last:4\"} | 2 | 0.500 | 0.250 | 0.000 | 50 % | 0.38 | -0.12 |",
         "| intents | classify | 3 | 16 + 5 | 100 + 5 | 10 |",
         "| ner/types | 50 | 4 | 46 | films 4 |",
     ] {
@@ -254,6 +263,7 @@ fn a_report_says_what_the_rows_say() {
         "gain-ner.svg",
         "curve-classify.svg",
         "gain-classify.svg",
+        "conflict-means.svg",
         "conflict-layers.svg",
         "conflict-method.svg",
     ];

@@ -85,15 +85,16 @@ impl Start<'_> {
         let left = pre_finetuning::run(self.base, &spec, rows, &self.folder.arm(&arm.name), &mut watch)?;
         watch.progress.finish();
         let Some(left) = left else { return Ok(false) };
-        let series = left.report.pointer("/pre_finetune/series").cloned().unwrap_or_default();
-        let points = serde_json::from_value(series)
-            .map_err(|error| Error::internal(format!("{}: its report has no series: {error}", arm.name)))?;
+        let part = |part: &str| left.report.pointer(&format!("/pre_finetune/{part}")).cloned().unwrap_or_default();
+        let unreadable =
+            |error: serde_json::Error| Error::internal(format!("{}: its report is not a study's: {error}", arm.name));
         self.folder.put_account(&ArmAccount {
             arm: arm.name.clone(),
             inputs: self.inputs(arm)?,
             backbone: left.backbone.fingerprint.to_string(),
             seconds: spec.hyperparameters.steps as f64 / left.steps_per_second.max(f64::MIN_POSITIVE),
-            points,
+            points: serde_json::from_value(part("series")).map_err(unreadable)?,
+            conflict: serde_json::from_value(part("conflict")).map_err(unreadable)?,
         })?;
         Ok(true)
     }

@@ -4,7 +4,7 @@ use crate::domain::Family;
 use crate::telemetry::{Line, Plot};
 use crate::training::study::report::document::Block;
 use crate::training::study::report::figures::{Slice, slices};
-use crate::training::study::report::{ArmAccount, Findings};
+use crate::training::study::report::{ArmAccount, Findings, MeanGradients};
 use crate::training::study::spec::ArmStrategy;
 use crate::training::study::statistics::mean_and_spread;
 
@@ -21,6 +21,7 @@ pub(super) fn all(findings: &Findings) -> (Vec<Block>, Vec<(String, String)>) {
     let measured: Vec<&ArmAccount> =
         findings.arms.iter().filter(|arm| arm.points.iter().any(|point| !point.cosine.is_empty())).collect();
     if !measured.is_empty() {
+        section.mean_gradients(&measured);
         section.conflict(&measured);
     }
     if !section.blocks.is_empty() {
@@ -51,6 +52,30 @@ impl Section {
             let gain = |slice: &Slice<'_>, arm: &str| Some(100.0 * (slice.average(arm)?.0 - slice.average(&none)?.0));
             self.add(format!("gain-{family}.svg"), &plot(family, &title, "points", slices, gain));
         }
+    }
+
+    /// Before the first step and after the last, by layer.
+    fn mean_gradients(&mut self, arms: &[&ArmAccount]) {
+        let of = |arm: &&ArmAccount| -> Vec<Line> {
+            let sides = arm.conflict.iter().flat_map(|conflict| [("begin", &conflict.begin), ("end", &conflict.end)]);
+            let line = |(name, side): (&str, &MeanGradients)| {
+                let cosines = side.cosine.iter().enumerate();
+                let points = cosines.filter_map(|(layer, cosine)| Some((layer as f64, (*cosine)?)));
+                Line { name: format!("{}, {name}", arm.arm), points: points.collect() }
+            };
+            sides.map(line).collect()
+        };
+        let lines: Vec<Line> = arms.iter().flat_map(of).collect();
+        if lines.is_empty() {
+            return;
+        }
+        let plot = Plot {
+            title: "Cosine between the families' mean gradients by layer, the noise of batches taken out".to_owned(),
+            x_label: "layer, from the bottom".to_owned(),
+            y_label: "cosine".to_owned(),
+            lines,
+        };
+        self.add("conflict-means.svg".to_owned(), &plot);
     }
 
     /// By step, one plot an arm, and the means of all steps by layer, one line an arm.
@@ -120,6 +145,16 @@ fn mean_by_layer(arm: &ArmAccount) -> Vec<(f64, f64)> {
         Some((layer as f64, mean_and_spread(&cosines)?.0))
     };
     (0..layers(arm)).filter_map(mean).collect()
+}
+
+/// Mean over layers before the first step and after the last; None where noise hides all of them.
+pub(super) fn mean_gradients(arm: &ArmAccount) -> Option<[Option<f64>; 2]> {
+    let conflict = arm.conflict.as_ref()?;
+    let mean = |side: &MeanGradients| {
+        let cosines: Vec<f64> = side.cosine.iter().copied().flatten().collect();
+        Some(mean_and_spread(&cosines)?.0)
+    };
+    Some([mean(&conflict.begin), mean(&conflict.end)])
 }
 
 /// Mean cosine of all measured steps and layers, and the share of them below zero.

@@ -26,6 +26,25 @@ pub struct Point {
     pub cosine: Vec<f64>,
 }
 
+/// How the two families' mean gradients agreed before an arm's first step and after its last, the noise of batches taken out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// Micro-batches of each family in either measurement.
+    pub batches: u64,
+    pub begin: MeanGradients,
+    pub end: MeanGradients,
+}
+
+/// A layer at a time from the bottom.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MeanGradients {
+    /// None where noise hides it.
+    pub cosine: Vec<Option<f64>>,
+    /// How far two halves of a family's batches agree: 0 is noise, 1 the mean gradient itself.
+    pub ner_halves: Vec<f64>,
+    pub classify_halves: Vec<f64>,
+}
+
 /// How an arm came to its backbone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ArmAccount {
@@ -36,6 +55,9 @@ pub struct ArmAccount {
     pub backbone: String,
     pub seconds: f64,
     pub points: Vec<Point>,
+    /// None where one family is trained alone.
+    #[serde(default)]
+    pub conflict: Option<Conflict>,
 }
 
 /// What a report is made of.

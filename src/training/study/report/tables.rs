@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::Family;
 use crate::training::study::cells::cells;
 use crate::training::study::report::Findings;
-use crate::training::study::report::curves::agreement;
+use crate::training::study::report::curves::{agreement, mean_gradients};
 use crate::training::study::report::document::Block;
 use crate::training::study::report::figures::{Slice, comparisons, slices};
 use crate::training::study::row::Row;
@@ -125,6 +125,10 @@ pub(super) fn arms(findings: &Findings) -> Vec<Block> {
         let loss =
             |of: fn(&super::Point) -> Option<f64>| last.and_then(of).map_or_else(String::new, |x| format!("{x:.3}"));
         let agreement = account.and_then(agreement);
+        let means = account.and_then(mean_gradients);
+        let mean = |side: usize| {
+            means.map_or_else(String::new, |means| means[side].map_or("hidden".to_owned(), |x| format!("{x:.2}")))
+        };
         vec![
             arm.name.clone(),
             arm.strategy.as_str().to_owned(),
@@ -134,6 +138,8 @@ pub(super) fn arms(findings: &Findings) -> Vec<Block> {
             loss(|point| point.classify_loss),
             agreement.map_or_else(String::new, |(mean, _)| format!("{mean:.3}")),
             agreement.map_or_else(String::new, |(_, below)| format!("{:.0} %", 100.0 * below)),
+            mean(0),
+            mean(1),
         ]
     };
     let head = [
@@ -145,9 +151,12 @@ pub(super) fn arms(findings: &Findings) -> Vec<Block> {
         "classify loss",
         "mean cosine",
         "cosines below 0",
+        "of means, begin",
+        "of means, end",
     ];
     let note = "Losses are the last measured means, in units of chance; cosines are between the two families' gradients on the \
-                backbone, over all measured steps and layers.";
+                backbone, over all measured steps and layers. One step's gradients are mostly noise; the last two columns are \
+                of mean gradients over many batches at weights held still, corrected for what noise is left, mean over layers.";
     section("Arms", note, vec![Block::table(&head, findings.study.arms.iter().map(row).collect())])
 }
 
