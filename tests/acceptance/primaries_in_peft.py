@@ -3,14 +3,16 @@
 
     trunkline train pre-finetune … --out OUT
     tests/acceptance/primaries_in_peft.py OUT
+    tests/acceptance/primaries_in_peft.py backbones/minilm-mtpf
 
-Needs the packages of peft_requirements.txt. Mean-pooled embeddings through each primary, and the similarity head's scores, within 1e-4.
+The folder is what a run left, or one of `backbones/`. Needs the packages of peft_requirements.txt. Mean-pooled embeddings through each primary, and the similarity head's scores, within 1e-4.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import subprocess
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,6 +25,7 @@ from server import default_binary, serving  # noqa: E402
 import io  # noqa: E402
 import tarfile  # noqa: E402
 
+PRIMARIES = ["ner-primary", "classify-primary"]
 LABELS = ["travel", "card payment", "cold weather"]
 
 
@@ -41,23 +44,33 @@ def embed(model, tokenizer, text):
     return torch.nn.functional.normalize(hidden.mean(0), dim=0)
 
 
+def places(binary, out):
+    """Of a run, or of a packed backbone: the whole backbone's folder, and each primary's."""
+    if (out / "backbone").is_dir():
+        return out / "backbone", {name: out / name for name in PRIMARIES}
+    printed = subprocess.run([str(binary), "backbone", "fetch", "--backbone", str(out)], check=True, capture_output=True, text=True).stdout
+    whole = next(pathlib.Path(word) for word in printed.split() if pathlib.Path(word, "config.json").is_file())
+    versions = {name: out / "adapters" / name for name in PRIMARIES}
+    return whole, {name: folder / "versions" / (folder / "current").read_text().strip() for name, folder in versions.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--binary", default=None)
     arguments = parser.parse_args()
-    backbone = arguments.out / "backbone"
+    binary = arguments.binary or default_binary()
+    backbone, folders = places(binary, arguments.out)
     tokenizer = transformers.AutoTokenizer.from_pretrained(backbone)
     worst = {}
-    with serving(arguments.binary or default_binary(), "--backbone", str(backbone), "--precision", "f32") as server:
-        for name in ("ner-primary", "classify-primary"):
-            folder = arguments.out / name
+    with serving(binary, "--backbone", str(backbone), "--precision", "f32") as server:
+        for name, folder in folders.items():
             server.call("PUT", f"/v1/admin/adapters/{name}", archive(folder), {"content-type": "application/x-tar"})
             model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(backbone), folder).eval()
             ours = server.call("POST", "/v1/embed", {"inputs": TEXTS, "adapter": name})["embeddings"]
             theirs = [embed(model, tokenizer, text) for text in TEXTS]
             worst[name] = max((torch.tensor(x) - y).abs().max().item() for x, y in zip(ours, theirs))
-        scale = safetensors.torch.load_file(arguments.out / "classify-primary/concept_head.safetensors")["log_scale"].exp()
+        scale = safetensors.torch.load_file(folder / "concept_head.safetensors")["log_scale"].exp()
         names = torch.stack([embed(model, tokenizer, label) for label in LABELS])
         wanted = [(scale * names @ text).softmax(0) for text in theirs]
         request = {"inputs": TEXTS, "adapter": "classify-primary", "parameters": {"candidate_labels": LABELS}}

@@ -19,6 +19,7 @@ mod peft;
 mod pipeline;
 mod rest;
 mod serve;
+mod shipped;
 mod store;
 mod study;
 mod support;

@@ -12,12 +12,14 @@ use trunkline::backbone::{BackboneCache, BackboneInfo, Sources};
 /// The folder of the verified default backbone; fetched into the default cache if it is not there, once a process.
 pub(crate) fn default_backbone() -> &'static Path {
     static INFO: OnceLock<BackboneInfo> = OnceLock::new();
-    let fetch = || {
-        let root = BackboneCache::default_root(env).expect("a home folder");
-        let cache = BackboneCache::new(root).with_sources(Sources::from_env(env));
-        cache.resolve("default", &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"))
-    };
-    &INFO.get_or_init(fetch).folder
+    &INFO.get_or_init(|| backbone("default")).folder
+}
+
+/// As `--backbone` finds it, in this machine's own cache.
+pub(crate) fn backbone(name: &str) -> BackboneInfo {
+    let root = BackboneCache::default_root(env).expect("a home folder");
+    let cache = BackboneCache::new(root).with_sources(Sources::from_env(env));
+    cache.resolve(name, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 #[allow(clippy::disallowed_methods)] // tests have no configuration of their own
