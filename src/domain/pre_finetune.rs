@@ -168,16 +168,17 @@ impl PreFinetuneHyperparameters {
     pub const CONCEPTS_MAX: usize = 256;
 }
 
+/// Layers, rank, modules and the backbone's rate are what `docs/study/ablation` chose.
 impl Default for PreFinetuneHyperparameters {
     fn default() -> Self {
         Self {
             steps: 2000,
             batch_size: 32,
-            layers: LayerChoice::Last(2),
+            layers: LayerChoice::Last(4),
             rank: 16,
             alpha: 32.0,
             target_modules: None,
-            backbone_learning_rate: 2e-5,
+            backbone_learning_rate: 5e-5,
             adapter_learning_rate: 2e-4,
             weight_decay: 0.01,
             warmup_ratio: 0.06,

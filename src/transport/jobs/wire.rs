@@ -267,8 +267,8 @@ struct PreFinetuneHyperparameters {
     /// Rows of NER, and pairs of classification, in each step.
     #[schema(default = 32)]
     batch_size: Option<u32>,
-    /// Where families have LoRA of their own: `"auto"`, `"last:N"`, `"all"` or a list of layers from 0.
-    #[schema(value_type = Object, example = "last:2")]
+    /// Where families have LoRA of their own (`"last:4"` if nothing is said): `"auto"`, `"last:N"`, `"all"` or a list of layers from 0.
+    #[schema(value_type = Object, example = "last:4")]
     layers: Option<String>,
     #[schema(default = 16)]
     rank: Option<u32>,
@@ -277,7 +277,7 @@ struct PreFinetuneHyperparameters {
     /// A list of module names or `"auto"`.
     #[schema(value_type = Object, example = "auto")]
     target_modules: Option<String>,
-    #[schema(default = 2e-5)]
+    #[schema(default = 5e-5)]
     backbone_learning_rate: Option<f64>,
     #[schema(default = 2e-4)]
     adapter_learning_rate: Option<f64>,

@@ -165,7 +165,12 @@ mod tests {
         assert_eq!(spec.ner[0].data.to_string(), "crossner-ai:train");
         assert_eq!((spec.classify[0].data.dataset.as_str(), spec.classify[0].weight), ("paraphrases", 1.0));
         assert_eq!(spec.outputs.ner_primary.as_str(), "ner-primary");
-        assert_eq!(spec.hyperparameters, PreFinetuneHyperparameters::default());
+        let meant = PreFinetuneHyperparameters {
+            layers: LayerChoice::Last(2),
+            backbone_learning_rate: 2e-5,
+            ..PreFinetuneHyperparameters::default()
+        };
+        assert_eq!(spec.hyperparameters, meant, "the rest of it is the default");
     }
 
     #[test]
