@@ -114,7 +114,12 @@ impl ModelArgs {
 }
 
 /// Backbones whose answers in bf16 were compared with those in f32 on ten data sets (`tests/acceptance/bf16_agrees.py`).
-const BF16_CHECKED: [&str; 1] = ["sha256:843a1ab71ebc52c11094cfbef57c4a45525e2aa0a7bcda0cdaaef97bf2dd9b2f"];
+const BF16_CHECKED: [&str; 2] = [
+    // sentence-transformers/all-MiniLM-L6-v2
+    "sha256:843a1ab71ebc52c11094cfbef57c4a45525e2aa0a7bcda0cdaaef97bf2dd9b2f",
+    // backbones/minilm-mtpf
+    "sha256:c189d287bef67bc62d54ff69b8710a1366a2d09799858601422f89ed347987bf",
+];
 
 fn kernel_names() -> Vec<&'static str> {
     std::iter::once("auto").chain(Kernel::ALL.map(Kernel::name)).collect()
