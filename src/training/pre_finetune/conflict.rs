@@ -44,14 +44,14 @@ pub(super) fn conflict(first: &[Vec<f32>], second: &[Vec<f32>], layers: &[Range<
 }
 
 fn agreement(first: &[Vec<f32>], second: &[Vec<f32>], layer: &Range<usize>) -> Layer {
-    let part = |half: &[Vec<f32>], family: usize| half[family][layer.clone()].to_vec();
-    let [n1, n2, c1, c2] = [part(first, 0), part(second, 0), part(first, 1), part(second, 1)];
+    let [n1, c1] = [0, 1].map(|family| &first[family][layer.clone()]);
+    let [n2, c2] = [0, 1].map(|family| &second[family][layer.clone()]);
     let own = |a: &[f32], b: &[f32]| {
         let lengths = (dot(a, a) * dot(b, b)).sqrt();
         (dot(a, b), if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 })
     };
-    let ((ner, ner_halves), (texts, text_halves)) = (own(&n1, &n2), own(&c1, &c2));
-    let across = dot(&n1, &c1) + dot(&n1, &c2) + dot(&n2, &c1) + dot(&n2, &c2);
+    let ((ner, ner_halves), (texts, text_halves)) = (own(n1, n2), own(c1, c2));
+    let across = dot(n1, c1) + dot(n1, c2) + dot(n2, c1) + dot(n2, c2);
     let tells = ner_halves > RELIABLE && text_halves > RELIABLE;
     Layer { cosine: tells.then(|| across / (4.0 * (ner * texts).sqrt())), halves: [ner_halves, text_halves] }
 }
