@@ -19,6 +19,8 @@ RUN useradd --system --uid 10001 --home-dir /var/lib/trunkline --create-home tru
 COPY --from=build /src/target/release/trunkline /usr/local/bin/trunkline
 COPY --from=backbone --chown=trunkline /backbones /var/lib/trunkline/backbones
 COPY --chown=trunkline adapters /var/lib/trunkline/adapters
+# Served instead by `serve --backbone minilm-mtpf --adapters-dir minilm-mtpf/adapters`: a difference to the default backbone.
+COPY --chown=trunkline backbones/minilm-mtpf /var/lib/trunkline/minilm-mtpf
 COPY proto /usr/share/trunkline/proto
 COPY openapi /usr/share/trunkline/openapi
 USER trunkline

@@ -11,12 +11,13 @@ pub(super) const RESAMPLES: usize = 1000;
 /// Of all intervals of a report.
 const BOOTSTRAP_SEED: u64 = 20_250_711;
 
-/// Mean, and the sample's standard deviation (0 of a single number). None of nothing.
-pub fn mean_and_spread(numbers: &[f64]) -> Option<(f64, f64)> {
+/// Mean, and the sample's standard deviation, which a single number does not have. None of nothing.
+pub fn mean_and_spread(numbers: &[f64]) -> Option<(f64, Option<f64>)> {
     let count = numbers.len() as f64;
     let mean = numbers.iter().sum::<f64>() / count;
     let squares: f64 = numbers.iter().map(|number| (number - mean).powi(2)).sum();
-    (!numbers.is_empty()).then(|| (mean, (squares / (count - 1.0).max(1.0)).sqrt()))
+    let spread = (numbers.len() > 1).then(|| (squares / (count - 1.0)).sqrt());
+    (!numbers.is_empty()).then_some((mean, spread))
 }
 
 /// Two arms on one set: outcomes by seed, of the same test rows.
@@ -103,10 +104,10 @@ mod tests {
     #[test]
     fn means_and_spreads_are_those_worked_out_by_hand() {
         assert_eq!(mean_and_spread(&[]), None);
-        assert_eq!(mean_and_spread(&[0.5]), Some((0.5, 0.0)));
+        assert_eq!(mean_and_spread(&[0.5]), Some((0.5, None)));
         let (mean, spread) = mean_and_spread(&[2.0, 4.0, 4.0, 6.0]).expect("four numbers");
         close(mean, 4.0);
-        close(spread, (8.0f64 / 3.0).sqrt());
+        close(spread.expect("a spread"), (8.0f64 / 3.0).sqrt());
     }
 
     #[test]

@@ -140,7 +140,7 @@ fn grid(
 }
 
 fn time_left(study: &Study, left: &[Cell], rows: &[Row], threads: usize) -> String {
-    let minutes = seconds_left(study, left, rows, threads).map(|seconds| (seconds / 60.0).ceil());
+    let minutes = seconds_left(study, left, rows, threads).map(|seconds| (seconds / 60.0).ceil() as u64);
     minutes.map_or_else(String::new, |minutes| format!("about {minutes} min left"))
 }
 

@@ -43,12 +43,12 @@ impl<'a> Slice<'a> {
     }
 
     /// Mean and spread over seeds.
-    pub(super) fn score(&self, set: &str, arm: &str) -> Option<(f64, f64)> {
+    pub(super) fn score(&self, set: &str, arm: &str) -> Option<(f64, Option<f64>)> {
         mean_and_spread(&scores(self.sets.get(set)?.get(arm)?))
     }
 
     /// The mean over sets of the means over seeds, and the spread over seeds of the means over sets that every seed has.
-    pub(super) fn average(&self, arm: &str) -> Option<(f64, f64)> {
+    pub(super) fn average(&self, arm: &str) -> Option<(f64, Option<f64>)> {
         let means: Vec<f64> = self.sets.keys().filter_map(|set| Some(self.score(set, arm)?.0)).collect();
         let (mean, _) = mean_and_spread(&means)?;
         let mut by_seed: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
@@ -57,7 +57,7 @@ impl<'a> Slice<'a> {
         }
         let whole = by_seed.values().filter(|scores| scores.len() == self.sets.len());
         let of_seeds: Vec<f64> = whole.filter_map(|scores| Some(mean_and_spread(scores)?.0)).collect();
-        Some((mean, mean_and_spread(&of_seeds).map_or(0.0, |(_, spread)| spread)))
+        Some((mean, mean_and_spread(&of_seeds).and_then(|(_, spread)| spread)))
     }
 
     /// `a − b` over all sets.

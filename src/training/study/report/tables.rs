@@ -8,8 +8,9 @@ use crate::training::study::report::Findings;
 use crate::training::study::report::curves::{agreement, mean_gradients};
 use crate::training::study::report::document::Block;
 use crate::training::study::report::figures::{Slice, comparisons, slices};
-use crate::training::study::row::Row;
+use crate::training::study::row::{Row, ZeroShotRow};
 use crate::training::study::spec::{ArmStrategy, Share, Study};
+use crate::training::study::statistics::mean_and_spread;
 
 /// What the report begins with: how much of the study is done, and by which rules.
 pub(super) fn summary(findings: &Findings) -> String {
@@ -97,25 +98,55 @@ pub(super) fn by_set(findings: &Findings) -> Vec<Block> {
 }
 
 pub(super) fn zero_shot(findings: &Findings) -> Vec<Block> {
-    let row = |row: &crate::training::study::row::ZeroShotRow| {
-        let optional = |value: Option<f64>| value.map_or_else(String::new, points);
-        vec![
-            format!("{} {}", row.set, row.split),
-            row.family.clone(),
-            row.arm.clone(),
-            points(row.score),
-            optional(row.precision),
-            optional(row.recall),
-            row.names.to_string(),
-            row.rows.to_string(),
-            row.method.clone(),
-        ]
+    let told = [Family::Ner, Family::Classify].map(|family| (family, told(findings, family)));
+    let of_family =
+        |(family, told): &(Family, Told<'_>)| [Block::heading(3, family.as_str()), names_table(findings, told)];
+    let note = "No example was seen. Entity F1 (precision, recall) with the type names as candidates, by the primary's token scores, \
+                which a plain backbone has not; accuracy by label names, by the cosine between the means of the last hidden states \
+                of name and text, through the primary where there is one.";
+    section("Zero-shot", note, told.iter().filter(|(_, told)| !told.is_empty()).flat_map(of_family).collect())
+}
+
+/// A set a line and an arm a column; the last line averages the sets that all these arms have.
+fn names_table(findings: &Findings, told: &Told<'_>) -> Block {
+    let has = |arm: &&str| told.values().any(|arms| arms.contains_key(arm));
+    let arms: Vec<&str> = findings.study.arms.iter().map(|arm| &*arm.name).filter(has).collect();
+    let row = |((set, split), of_arms): (&(&str, &str), &BTreeMap<&str, &ZeroShotRow>)| {
+        let any = of_arms.values().next();
+        let counts = any.map_or_else(Default::default, |row| [row.names.to_string(), row.rows.to_string()]);
+        let scores = arms.iter().map(|arm| of_arms.get(arm).map_or_else(missing, |row| with_precision(row)));
+        std::iter::once(format!("{set} {split}")).chain(counts).chain(scores).collect()
     };
-    let head = ["set", "family", "arm", "score", "precision", "recall", "names", "rows", "compared by"];
-    let note = "Entity F1 with the type names as candidates, accuracy by label names; no example was seen.";
-    let mut rows = findings.zero_shot.clone();
-    rows.sort_by(|a, b| (&b.family, &a.set).cmp(&(&a.family, &b.set)));
-    section("Zero-shot", note, vec![Block::table(&head, rows.iter().map(row).collect())])
+    let shared: Vec<_> = told.values().filter(|of_arms| of_arms.len() == arms.len()).collect();
+    let average = |arm: &&str| {
+        let scores: Vec<f64> = shared.iter().map(|of_arms| of_arms[arm].score).collect();
+        mean_and_spread(&scores).map_or_else(missing, |(mean, _)| points(mean))
+    };
+    let last = [format!("average of {} sets", shared.len()), String::new(), String::new()];
+    let last: Vec<String> = last.into_iter().chain(arms.iter().map(average)).collect();
+    let head = ["set", "names", "rows"].into_iter().chain(arms.iter().copied()).map(str::to_owned);
+    Block::Table { head: head.collect(), rows: told.iter().map(row).chain([last]).collect() }
+}
+
+/// By set and split, then by arm.
+type Told<'a> = BTreeMap<(&'a str, &'a str), BTreeMap<&'a str, &'a ZeroShotRow>>;
+
+/// What names alone gave a family's arms that the study still has.
+fn told(findings: &Findings, family: Family) -> Told<'_> {
+    let mut told = Told::new();
+    for row in findings.zero_shot.iter().filter(|row| row.family == family.as_str()) {
+        told.entry((&*row.set, &*row.split)).or_default().insert(&*row.arm, row);
+    }
+    told
+}
+
+fn with_precision(row: &ZeroShotRow) -> String {
+    match (row.precision, row.recall) {
+        (Some(precision), Some(recall)) => {
+            format!("{} ({}, {})", points(row.score), points(precision), points(recall))
+        }
+        _ => points(row.score),
+    }
 }
 
 pub(super) fn arms(findings: &Findings) -> Vec<Block> {
@@ -246,8 +277,9 @@ fn signed(difference: f64) -> String {
     format!("{:+.2}", 100.0 * difference)
 }
 
-fn spread((mean, spread): (f64, f64)) -> String {
-    format!("{} ± {}", points(mean), points(spread))
+fn spread((mean, spread): (f64, Option<f64>)) -> String {
+    let spread = spread.map_or_else(String::new, |spread| format!(" ± {}", points(spread)));
+    points(mean) + &spread
 }
 
 fn missing() -> String {
