@@ -176,8 +176,9 @@ fn a_study_is_run_gone_on_with_and_reported() {
         "| classify/pooled-classes | 50 | 10 | 40 | classes 10 |",
         "| ner/pooled-things | 50 | 10 | 40 | things 10 |",
         "| method − none | ner | 8-shot |",
-        "cosine, plain backbone",
-        "token scores, primary",
+        "| set | names | rows | method |",
+        "| set | names | rows | none | method | none-wide |",
+        "| average of 1 sets |",
     ] {
         assert!(report.contains(expected), "{expected}\n{report}");
     }
