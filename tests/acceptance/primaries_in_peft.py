@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,21 +20,10 @@ import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from peft_loads_ours import TEXTS, TOLERANCE  # noqa: E402
-from server import default_binary, serving  # noqa: E402
-import io  # noqa: E402
-import tarfile  # noqa: E402
+from server import active_version, archive, default_binary, restored, serving  # noqa: E402
 
 PRIMARIES = ["ner-primary", "classify-primary"]
 LABELS = ["travel", "card payment", "cold weather"]
-
-
-def archive(folder):
-    """The folder as a `.tar`, to be uploaded."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for path in sorted(folder.iterdir()):
-            tar.add(path, path.name)
-    return out.getvalue()
 
 
 def embed(model, tokenizer, text):
@@ -48,10 +36,7 @@ def places(binary, out):
     """Of a run, or of a packed backbone: the whole backbone's folder, and each primary's."""
     if (out / "backbone").is_dir():
         return out / "backbone", {name: out / name for name in PRIMARIES}
-    printed = subprocess.run([str(binary), "backbone", "fetch", "--backbone", str(out)], check=True, capture_output=True, text=True).stdout
-    whole = next(pathlib.Path(word) for word in printed.split() if pathlib.Path(word, "config.json").is_file())
-    versions = {name: out / "adapters" / name for name in PRIMARIES}
-    return whole, {name: folder / "versions" / (folder / "current").read_text().strip() for name, folder in versions.items()}
+    return restored(binary, "--backbone", str(out)), {name: active_version(out / "adapters" / name) for name in PRIMARIES}
 
 
 def main():

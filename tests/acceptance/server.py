@@ -2,12 +2,14 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import urllib.parse
@@ -22,6 +24,26 @@ class Failure(Exception):
     def __init__(self, status, problem):
         super().__init__(f"{status}: {problem}")
         self.status, self.problem = status, problem
+
+
+def archive(folder):
+    """The folder as a `.tar`, to be uploaded."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name)
+    return out.getvalue()
+
+
+def active_version(adapter):
+    """Of an adapter's folder in a store, the folder of the version that answers."""
+    return adapter / "versions" / (adapter / "current").read_text().strip()
+
+
+def restored(binary, *flags):
+    """The folder of the backbone that the flags name (the default one without), fetched or restored into the cache if it is not there."""
+    line = subprocess.run([str(binary), "backbone", "fetch", *flags], check=True, capture_output=True, text=True).stdout
+    return pathlib.Path(line.split(" bytes ", 1)[1].strip())
 
 
 class Server:

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Clients send mixed traffic while a second backbone and the adapters made for it are published, activated and rolled back in a loop.
 
-The second backbone is a copy of the default one whose layers' weights are moved a little. No request may fail; every answer must
-name a version and a backbone that could be meant while it was asked, and equal what exactly that pair answers alone (1e-4).
+The second backbone is a copy of the default one whose layers' weights are moved a little, and the adapters on both are those of the
+tests; with `--trunk` it is a pre-finetuned one with the adapters that come with it, and the first has this repository's of the same
+names. No request may fail; every answer must name a version and a backbone that could be meant while it was asked, and equal what
+exactly that pair answers alone (1e-4).
 
-    tests/acceptance/switch_backbone.py [--seconds 60] [--clients 6]
+    tests/acceptance/switch_backbone.py [--seconds 60] [--clients 6] [--trunk backbones/minilm-mtpf]
 """
 
 import argparse
@@ -14,25 +16,20 @@ import pathlib
 import random
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-from server import Failure, default_binary, serving
+from server import ROOT, Failure, active_version, archive, default_binary, restored, serving
 from wrong_adapter_never import FIXTURES, TEXTS, TOLERANCE, same, scores, upload
 
-SECOND = "moved"
+SECOND = "second"
+# What the repository has for the default backbone and a trunk brings for itself: name and family.
+SHIPPED = {"everyday-entities": "ner", "assistant-slots": "ner", "bank-intents": "classify", "emotion": "classify"}
 FAULTS_MAX = 20
 # Room for what all clients ask at once: here a refusal is a fault.
 QUEUE_TOKENS = 8192
-
-
-def folder_of_default(binary):
-    """From `trunkline backbone list`, after a fetch that does nothing where it is in the cache."""
-    line = subprocess.run([binary, "backbone", "fetch"], check=True, capture_output=True, text=True).stdout
-    return pathlib.Path(line.split(" bytes ", 1)[1].strip())
 
 
 def write_moved(source, target):
@@ -81,15 +78,28 @@ def flat(answer):
     return [("x", x) for x in answer["embeddings"][0]]
 
 
+def of_the_tests():
+    """Adapters with their families, and for each backbone how to publish them: the same ones on both."""
+    folders = {f"adapter-{i}": folder for i, folder in enumerate(sorted(path for path in FIXTURES.iterdir() if path.is_dir())[:4])}
+    families = {name: "ner" if folder.name.startswith("ner") else "classify" for name, folder in folders.items()}
+    put = lambda server, name: upload(server, name, folders[name], 1.0)  # noqa: E731
+    return families, [put, put]
+
+
+def shipped_with(trunk):
+    """The repository's adapters on the default backbone, the trunk's on the trunk."""
+    def put_from(store):
+        return lambda server, name: server.call("PUT", f"/v1/admin/adapters/{name}?activate=true", archive(active_version(store / name)))
+
+    return SHIPPED, [put_from(ROOT / "adapters"), put_from(trunk / "adapters")]
+
+
 class World:
-    """The server, what is expected of each pair, and the faults found."""
+    """The server, what is expected of each pair, and the faults found. `put`: publishes an adapter for the first backbone, and for the second."""
 
-    def __init__(self, server, folders):
-        self.server, self.folders = server, folders
+    def __init__(self, server, families, put):
+        self.server, self.families, self.put = server, families, put
         self.history, self.expected, self.faults, self.counts = History(), {}, [], {}
-
-    def families(self):
-        return {name: "ner" if folder.name.startswith("ner") else "classify" for name, folder in self.folders.items()}
 
     def fault(self, what):
         self.faults.append(what)
@@ -115,7 +125,7 @@ class World:
 
     def learn(self, adapter, version):
         """What this version answers alone."""
-        family = self.families()[adapter]
+        family = self.families[adapter]
         for text in TEXTS:
             answer = self.ask(None, family, f"{adapter}@{version}", text)
             who = answer["adapter"]
@@ -153,7 +163,7 @@ class World:
 
 
 def client(world, seed, end):
-    draw, connection, families = random.Random(seed), world.server.connect(), world.families()
+    draw, connection, families = random.Random(seed), world.server.connect(), world.families
     while time.monotonic() < end and len(world.faults) < FAULTS_MAX:
         text, what, begin = draw.choice(TEXTS), draw.random(), time.monotonic()
         name = draw.choice(list(families))
@@ -186,7 +196,7 @@ def churn(world, first, end, rounds):
         try:
             for backbone, version in ((SECOND, 2), (first, 1)):
                 world.switch(backbone)
-                for adapter in world.folders:
+                for adapter in world.families:
                     if rounds[0] % 2:
                         publish_and_retire(world, adapter, version)
                     else:
@@ -198,10 +208,9 @@ def churn(world, first, end, rounds):
 
 def publish_and_retire(world, adapter, version):
     """A new version, made for the backbone that is active, answers for a moment before `version` does."""
-    folder = world.folders[adapter]
     # Its number is known only afterwards: the next one after the highest ever.
     number = world.published[adapter] = world.published[adapter] + 1
-    got = world.history.change(adapter, number, lambda: upload(world.server, adapter, folder, 1.0))
+    got = world.history.change(adapter, number, lambda: world.put[version - 1](world.server, adapter))
     if got["version"] != number:
         world.fault(f"{adapter}: version {number} was published, {got['version']} is its number")
     world.activate(adapter, version)
@@ -219,12 +228,12 @@ def prepare(world):
     for version, backbone in ((1, first), (2, SECOND)):
         world.switch(backbone)
         world.learn_embeddings()
-        for adapter, folder in world.folders.items():
-            world.history.change(adapter, version, lambda: upload(world.server, adapter, folder, 1.0))
+        for adapter in world.families:
+            world.history.change(adapter, version, lambda: world.put[version - 1](world.server, adapter))
             world.learn(adapter, version)
-    world.published = dict.fromkeys(world.folders, 2)
+    world.published = dict.fromkeys(world.families, 2)
     world.switch(first)
-    for adapter in world.folders:
+    for adapter in world.families:
         world.activate(adapter, 1)
     for text in TEXTS:
         one, other = (vector for (who, _, of), vector in world.expected.items() if (who, of) == ("base", text))
@@ -237,14 +246,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--trunk", type=pathlib.Path, default=None)
     parser.add_argument("--binary", default=None)
     arguments = parser.parse_args()
     binary = arguments.binary or default_binary()
-    folders = sorted(path for path in FIXTURES.iterdir() if path.is_dir())
     with tempfile.TemporaryDirectory(prefix="trunkline-") as state:
-        write_moved(folder_of_default(binary), pathlib.Path(state) / "backbones" / SECOND)
+        second = pathlib.Path(state) / "backbones" / SECOND
+        if arguments.trunk:
+            shutil.copytree(restored(binary, "--backbone", str(arguments.trunk)), second)
+        else:
+            write_moved(restored(binary), second)
         with serving(binary, f"--max-queue-tokens={QUEUE_TOKENS}", state=pathlib.Path(state)) as server:
-            world = World(server, {f"adapter-{i}": folder for i, folder in enumerate(folders[:4])})
+            world = World(server, *(shipped_with(arguments.trunk) if arguments.trunk else of_the_tests()))
             before = memory(server)
             first, rounds = prepare(world), [0]
             end = time.monotonic() + arguments.seconds
