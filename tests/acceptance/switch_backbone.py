@@ -22,7 +22,7 @@ import threading
 import time
 
 from server import ROOT, Failure, active_version, archive, default_binary, restored, serving
-from wrong_adapter_never import FIXTURES, TEXTS, TOLERANCE, same, scores, upload
+from wrong_adapter_never import FIXTURES, TEXTS, same, scores, upload
 
 SECOND = "second"
 # What the repository has for the default backbone and a trunk brings for itself: name and family.
