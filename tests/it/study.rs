@@ -183,6 +183,8 @@ fn a_study_is_run_gone_on_with_and_reported() {
         assert!(report.contains(expected), "{expected}\n{report}");
     }
     assert!(place.path("out/report/conflict-method.svg").is_file());
+    let told = fs::read_to_string(place.path("out/report/zero_shot.jsonl")).expect("rows of names alone");
+    assert_eq!(told.lines().count(), 4, "{told}");
     assert!(place.path("out/report/curve-ner.svg").is_file() && place.path("out/report/rows.jsonl").is_file());
 }
 

@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::domain::{Error, Result};
 use crate::training::study::row::Row;
 
@@ -42,7 +44,7 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
 }
 
 /// The bytes of a row, with its line's end.
-pub fn line(row: &Row) -> Result<Vec<u8>> {
+pub fn line(row: &impl Serialize) -> Result<Vec<u8>> {
     let mut line = serde_json::to_vec(row).map_err(|error| Error::internal(error.to_string()).with_source(error))?;
     line.push(b'\n');
     Ok(line)

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Family;
-use crate::training::study::spec::Share;
+use crate::training::study::spec::{Share, ZeroShot};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -110,4 +110,10 @@ pub struct ZeroShotRow {
     /// How a name or a text was compared.
     pub method: String,
     pub backbone: String,
+}
+
+impl ZeroShotRow {
+    pub fn is_of(&self, zero: &ZeroShot) -> bool {
+        (&*self.family, &self.set, &self.split) == (zero.family.as_str(), &zero.set, &zero.split)
+    }
 }

@@ -253,6 +253,9 @@ fn a_report_says_what_the_rows_say() {
         "| films dev | 3 | 9 | 25.0 (50.0, 16.7) |",
         "| average of 1 sets |  |  | 25.0 |",
         "| method | task_primary | {\"layers\":\"last:4\"} | 2 | 0.500 | 0.250 | 0.000 | 50 % | 0.38 | -0.12 |",
+        "| arm | weights | layer 0 | layer 1 |",
+        "| method | begin | 0.50 (0.50, 0.25) | 0.25 (0.50, 0.25) |",
+        "| method | end | – (0.50, 0.25) | -0.12 (0.50, 0.25) |",
         "| intents | classify | 3 | 16 + 5 | 100 + 5 | 10 |",
         "| ner/types | 50 | 4 | 46 | films 4 |",
     ] {

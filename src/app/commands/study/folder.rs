@@ -89,7 +89,7 @@ impl Folder {
         let accounts = pre_finetuned.map(|arm| self.account(&arm.name)).collect::<Result<Vec<_>>>()?;
         let arms: HashSet<&str> = study.arms.iter().map(|arm| &*arm.name).collect();
         let mut zero_shot = self.zero_shot()?;
-        zero_shot.retain(|row| arms.contains(&*row.arm));
+        zero_shot.retain(|row| arms.contains(&*row.arm) && study.zero_shot.iter().any(|zero| row.is_of(zero)));
         Ok(Findings {
             rows: of_study(&study, rows),
             zero_shot,
@@ -100,11 +100,13 @@ impl Folder {
         })
     }
 
-    pub(super) fn write_report(&self, to: &Path, report: &Report, rows: &[Row]) -> Result<()> {
+    /// With the rows behind it as JSON lines: of cells, and of names alone.
+    pub(super) fn write_report(&self, to: &Path, report: &Report, findings: &Findings) -> Result<()> {
         fs::create_dir_all(to).map_err(|e| Error::from(e).context(to.display()))?;
         write(&to.join("report.md"), report.markdown.as_bytes())?;
         write(&to.join("report.html"), report.html.as_bytes())?;
-        write(&to.join("rows.jsonl"), &rows.iter().map(line).collect::<Result<Vec<_>>>()?.concat())?;
+        write(&to.join("rows.jsonl"), &lines(&findings.rows)?)?;
+        write(&to.join("zero_shot.jsonl"), &lines(&findings.zero_shot)?)?;
         report.plots.iter().try_for_each(|(name, svg)| write(&to.join(name), svg.as_bytes()))
     }
 
@@ -129,6 +131,10 @@ impl Folder {
 fn of_study(study: &Study, rows: Vec<Row>) -> Vec<Row> {
     let mut by_id: HashMap<String, Row> = rows.into_iter().map(|row| (row.id.clone(), row)).collect();
     cells(study).into_iter().filter_map(|cell| by_id.remove(&cell.id(study))).collect()
+}
+
+fn lines(rows: &[impl Serialize]) -> Result<Vec<u8>> {
+    Ok(rows.iter().map(line).collect::<Result<Vec<_>>>()?.concat())
 }
 
 fn write(path: &Path, contents: &[u8]) -> Result<()> {

@@ -70,7 +70,7 @@ fn write_report(folder: &Folder, to: &Path, conclusion: Option<&Path>) -> Result
         let text = String::from_utf8(read_file(path)?);
         findings.conclusion = Some(text.map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?);
     }
-    folder.write_report(to, &report(&findings), &findings.rows)
+    folder.write_report(to, &report(&findings), &findings)
 }
 
 fn read_study(path: &Path) -> Result<Study> {

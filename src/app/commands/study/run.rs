@@ -170,10 +170,7 @@ fn tell_names(study: &Study, arms: &[ArmModel], folder: &Folder, (data, threads)
         let examples = wanted_split(data, zero.family.as_str(), &zero.set, &zero.split)?.examples;
         for (arm, model) in study.arms.iter().zip(arms).filter(|(arm, _)| arm.strategy.serves(zero.family)) {
             let backbone = model.fingerprint.to_string();
-            let is_same = |row: &ZeroShotRow| {
-                (&row.arm, &row.set, &row.split) == (&arm.name, &zero.set, &zero.split)
-                    && row.family == zero.family.as_str()
-            };
+            let is_same = |row: &ZeroShotRow| row.arm == arm.name && row.is_of(zero);
             if rows.iter().any(|row| is_same(row) && row.backbone == backbone) {
                 continue;
             }

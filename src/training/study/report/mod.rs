@@ -97,6 +97,7 @@ pub fn report(findings: &Findings) -> Report {
         tables::by_set(findings),
         tables::zero_shot(findings),
         tables::arms(findings),
+        tables::mean_gradients_by_layer(findings),
         tables::data(findings),
         tables::leaks(findings),
         tables::settings(findings),

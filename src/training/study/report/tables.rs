@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::Family;
 use crate::training::study::cells::cells;
-use crate::training::study::report::Findings;
 use crate::training::study::report::curves::{agreement, mean_gradients};
 use crate::training::study::report::document::Block;
 use crate::training::study::report::figures::{Slice, comparisons, slices};
+use crate::training::study::report::{ArmAccount, Findings, MeanGradients};
 use crate::training::study::row::{Row, ZeroShotRow};
 use crate::training::study::spec::{ArmStrategy, Share, Study};
 use crate::training::study::statistics::mean_and_spread;
@@ -117,9 +117,9 @@ fn names_table(findings: &Findings, told: &Told<'_>) -> Block {
         let scores = arms.iter().map(|arm| of_arms.get(arm).map_or_else(missing, |row| with_precision(row)));
         std::iter::once(format!("{set} {split}")).chain(counts).chain(scores).collect()
     };
-    let shared: Vec<_> = told.values().filter(|of_arms| of_arms.len() == arms.len()).collect();
+    let shared: Vec<_> = told.values().filter(|of_arms| arms.iter().all(|arm| of_arms.contains_key(arm))).collect();
     let average = |arm: &&str| {
-        let scores: Vec<f64> = shared.iter().map(|of_arms| of_arms[arm].score).collect();
+        let scores: Vec<f64> = shared.iter().filter_map(|of_arms| Some(of_arms.get(arm)?.score)).collect();
         mean_and_spread(&scores).map_or_else(missing, |(mean, _)| points(mean))
     };
     let last = [format!("average of {} sets", shared.len()), String::new(), String::new()];
@@ -189,6 +189,29 @@ pub(super) fn arms(findings: &Findings) -> Vec<Block> {
                 backbone, over all measured steps and layers. One step's gradients are mostly noise; the last two columns are \
                 of mean gradients over many batches at weights held still, corrected for what noise is left, mean over layers.";
     section("Arms", note, vec![Block::table(&head, findings.study.arms.iter().map(row).collect())])
+}
+
+/// The numbers behind the plot of mean gradients.
+pub(super) fn mean_gradients_by_layer(findings: &Findings) -> Vec<Block> {
+    let layer = |side: &MeanGradients, at: usize| {
+        let cosine = side.cosine.get(at).copied().flatten().map_or_else(missing, |cosine| format!("{cosine:.2}"));
+        let half = |halves: &[f64]| halves.get(at).map_or_else(missing, |half| format!("{half:.2}"));
+        format!("{cosine} ({}, {})", half(&side.ner_halves), half(&side.classify_halves))
+    };
+    let row = |arm: &str, when: &str, side: &MeanGradients| -> Vec<String> {
+        let layers = (0..side.cosine.len()).map(|at| layer(side, at));
+        [arm, when].map(str::to_owned).into_iter().chain(layers).collect()
+    };
+    let of_arm = |account: &ArmAccount| {
+        let sides = account.conflict.iter().flat_map(|conflict| [("begin", &conflict.begin), ("end", &conflict.end)]);
+        sides.map(|(when, side)| row(&account.arm, when, side)).collect::<Vec<_>>()
+    };
+    let rows: Vec<Vec<String>> = findings.arms.iter().flat_map(of_arm).collect();
+    let layers = rows.iter().map(Vec::len).max().unwrap_or(0).saturating_sub(2);
+    let head = ["arm", "weights"].map(str::to_owned).into_iter().chain((0..layers).map(|at| format!("layer {at}")));
+    let note = "Cosine between the families' mean gradients on the backbone (between the two halves of NER's batches, of texts' \
+                batches): where halves hardly agree they are noise, and the first number is not known.";
+    section("Mean gradients", note, vec![Block::Table { head: head.collect(), rows }])
 }
 
 /// What an arm says otherwise than the study, as JSON.
