@@ -1,39 +1,54 @@
 //! Decides which queued items form the next batch. Pure: no clock, no channel, no tensor.
 //!
-//! Deficit round robin (Shreedhar and Varghese, 1995) over flows, by tokens. A flow is usually one adapter: however much is queued
-//! for a hot one, the others take their turns.
+//! Deficit round robin (Shreedhar and Varghese, 1995) over flows, by tokens, with two lists as in FQ-CoDel (RFC 8290, section 4.2): a flow
+//! that becomes active is *fresh* and takes its first turn before those that were waiting, so that an adapter that is asked seldom
+//! does not wait for a round of the busy ones. A flow leaves the ring only when its turn finds it empty, so it cannot become fresh
+//! again and again. Inside a flow its callers take turns item by item: a long request does not hold up a short one behind it.
 //!
-//! **The bound.** With `n` flows waiting, quantum `Q`, budget `B` and no item above `M` tokens, an item of `t` tokens at the head of
-//! its flow is in one of the next `2·⌊(n − 1)·(⌈t/Q⌉·Q + M) / (B + 1)⌋ + 2` batches. For the flow's turn comes after at most `⌈t/Q⌉`
-//! rounds, in which each of the others sends at most a quantum a round and what it had left over (below `M`); and two neighbouring
-//! batches carry more than `B` together, as the second opens with what did not fit the first.
+//! **The bound.** With `n` flows waiting, quantum `Q`, budget `B` and no item above `M` tokens, the item of `t` tokens that is next in
+//! its flow is in one of the next `2·⌊(n − 1)·(2·⌈t/Q⌉·Q + M) / (B + 1)⌋ + 2` batches. For the flow's turn comes after at most
+//! `⌈t/Q⌉` rounds, in which each of the others sends at most a quantum from the ring and one as a fresh flow, and once what it had
+//! left over (below `M`); and two neighbouring batches carry more than `B` together, as the second opens with what did not fit
+//! the first. An item of a caller is next in its flow after at most one item of each other caller there.
 
 use std::collections::VecDeque;
+
+use crate::serving::flow::CallerId;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// `B`: tokens of one batch.
     pub(super) batch_tokens_max: usize,
-    /// `Q`: tokens a flow may send in its turn. The longest usual item, so that a turn always sends something.
+    /// `Q`: tokens a flow may send in its turn.
     pub(super) quantum_tokens: usize,
 }
 
-/// Items that wait for a batch, in the order of their flows.
+/// Items that wait for a batch, in the order of their flows and callers.
 pub(super) struct Batcher<K, T> {
     limits: Limits,
-    /// The flow whose turn it is stands in front. None is empty.
+    /// Flows in their first turn.
+    fresh: VecDeque<Flow<K, T>>,
+    /// The flow whose turn it is stands in front.
     ring: VecDeque<Flow<K, T>>,
 }
 
 struct Flow<K, T> {
     key: K,
-    waiting: VecDeque<(usize, T)>,
+    /// The caller whose turn it is stands in front. None is empty.
+    callers: VecDeque<Waiting<T>>,
     /// Tokens it may still send.
     deficit: usize,
     in_turn: bool,
 }
 
+/// The items of one caller, in order.
+struct Waiting<T> {
+    caller: CallerId,
+    items: VecDeque<(usize, T)>,
+}
+
 /// Why a flow stopped sending.
+#[derive(PartialEq)]
 enum Stop {
     Empty,
     TurnOver,
@@ -42,21 +57,24 @@ enum Stop {
 
 impl<K: Eq, T> Batcher<K, T> {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, ring: VecDeque::new() }
+        Self { limits, fresh: VecDeque::new(), ring: VecDeque::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.ring.is_empty()
+        self.flows().all(|flow| flow.callers.is_empty())
     }
 
-    /// Appends items of `(tokens, item)` to a flow, in order. A flow that was idle goes to the back of the ring.
-    pub(super) fn push(&mut self, key: K, items: impl IntoIterator<Item = (usize, T)>) {
-        let at = self.ring.iter().position(|flow| flow.key == key).unwrap_or(self.ring.len());
-        if at == self.ring.len() {
-            self.ring.push_back(Flow { key, waiting: VecDeque::new(), deficit: 0, in_turn: false });
+    /// Appends items of `(tokens, item)` of one caller to a flow, in order.
+    pub(super) fn push(&mut self, key: K, caller: CallerId, items: impl IntoIterator<Item = (usize, T)>) {
+        let known = self.fresh.iter_mut().chain(&mut self.ring).find(|flow| flow.key == key);
+        match known {
+            Some(flow) => flow.push(caller, items),
+            None => {
+                let mut flow = Flow { key, callers: VecDeque::new(), deficit: 0, in_turn: false };
+                flow.push(caller, items);
+                self.fresh.push_back(flow);
+            }
         }
-        self.ring[at].waiting.extend(items);
-        self.ring.retain(|flow| !flow.waiting.is_empty());
     }
 
     /// The next batch: at most `batch_tokens_max` tokens (a single larger item goes alone), empty only if nothing wanted waits.
@@ -65,8 +83,16 @@ impl<K: Eq, T> Batcher<K, T> {
         self.sweep(wanted);
         let mut batch = Vec::new();
         let mut room = self.limits.batch_tokens_max;
+        let quantum = self.limits.quantum_tokens.max(1);
+        while let Some(flow) = self.fresh.front_mut() {
+            if flow.send(quantum, &mut room, &mut batch) == Stop::BatchFull {
+                return batch;
+            }
+            // Also an empty one: it waits in the ring for its next turn, or for leaving there.
+            self.ring.extend(self.fresh.pop_front());
+        }
         while let Some(flow) = self.ring.front_mut() {
-            match flow.send(self.limits.quantum_tokens, &mut room, &mut batch) {
+            match flow.send(quantum, &mut room, &mut batch) {
                 Stop::BatchFull => break,
                 Stop::TurnOver => self.ring.rotate_left(1),
                 Stop::Empty => drop(self.ring.pop_front()),
@@ -77,23 +103,41 @@ impl<K: Eq, T> Batcher<K, T> {
 
     /// Everything that waits; nothing is left.
     pub(super) fn drain(&mut self) -> Vec<T> {
-        self.ring.drain(..).flat_map(|flow| flow.waiting).map(|(_, item)| item).collect()
+        let flows = self.fresh.drain(..).chain(self.ring.drain(..));
+        let items = flows.flat_map(|flow| flow.callers).flat_map(|waiting| waiting.items);
+        items.map(|(_, item)| item).collect()
+    }
+
+    fn flows(&self) -> impl Iterator<Item = &Flow<K, T>> {
+        self.fresh.iter().chain(&self.ring)
     }
 
     fn sweep(&mut self, wanted: impl Fn(&T) -> bool) {
-        self.ring.iter_mut().for_each(|flow| flow.waiting.retain(|(_, item)| wanted(item)));
-        self.ring.retain(|flow| !flow.waiting.is_empty());
+        for flow in self.fresh.iter_mut().chain(&mut self.ring) {
+            flow.callers.iter_mut().for_each(|waiting| waiting.items.retain(|(_, item)| wanted(item)));
+            flow.callers.retain(|waiting| !waiting.items.is_empty());
+        }
     }
 }
 
 impl<K, T> Flow<K, T> {
-    /// Moves items into `batch` until the flow's turn is over, it is empty, or its head does not fit; then its turn goes on in the next batch.
+    fn push(&mut self, caller: CallerId, items: impl IntoIterator<Item = (usize, T)>) {
+        let known = self.callers.iter_mut().find(|waiting| waiting.caller == caller);
+        match known {
+            Some(waiting) => waiting.items.extend(items),
+            None => self.callers.push_back(Waiting { caller, items: items.into_iter().collect() }),
+        }
+        self.callers.retain(|waiting| !waiting.items.is_empty());
+    }
+
+    /// Moves items into `batch` until the flow's turn is over, it is empty, or its next item does not fit; then its turn goes on in
+    /// the next batch.
     fn send(&mut self, quantum: usize, room: &mut usize, batch: &mut Vec<T>) -> Stop {
         if !self.in_turn {
             self.in_turn = true;
-            self.deficit += quantum.max(1);
+            self.deficit += quantum;
         }
-        while let Some(&(tokens, _)) = self.waiting.front() {
+        while let Some(tokens) = self.next_tokens() {
             if tokens > self.deficit {
                 self.in_turn = false;
                 return Stop::TurnOver;
@@ -103,9 +147,26 @@ impl<K, T> Flow<K, T> {
             }
             self.deficit -= tokens;
             *room = room.saturating_sub(tokens);
-            batch.extend(self.waiting.pop_front().map(|(_, item)| item));
+            batch.extend(self.pop());
         }
+        // What is not sent now is not saved up for later.
+        self.deficit = 0;
+        self.in_turn = false;
         Stop::Empty
+    }
+
+    fn next_tokens(&self) -> Option<usize> {
+        self.callers.front()?.items.front().map(|(tokens, _)| *tokens)
+    }
+
+    /// The next item; its caller goes behind the others.
+    fn pop(&mut self) -> Option<T> {
+        let mut waiting = self.callers.pop_front()?;
+        let (_, item) = waiting.items.pop_front()?;
+        if !waiting.items.is_empty() {
+            self.callers.push_back(waiting);
+        }
+        Some(item)
     }
 }
 
@@ -115,13 +176,14 @@ mod tests {
 
     use super::*;
 
-    /// `flow:tokens` in the order of arrival; batches come back the same way, with `|` between them.
+    /// `flow:tokens` or `flow.caller:tokens` in the order of arrival; batches come back the same way, with `|` between them.
     #[track_caller]
     fn check(budget: usize, quantum: usize, queued: &str, expected: &str) {
         let mut batcher = Batcher::new(Limits { batch_tokens_max: budget, quantum_tokens: quantum });
         for word in queued.split_whitespace() {
-            let (flow, tokens) = word.split_once(':').unwrap();
-            batcher.push(flow, [(tokens.parse().unwrap(), word)]);
+            let (who, tokens) = word.split_once(':').unwrap();
+            let (flow, caller) = who.split_once('.').unwrap_or((who, "0"));
+            batcher.push(flow, caller.parse().unwrap(), [(tokens.parse().unwrap(), word)]);
         }
         let mut batches = Vec::new();
         while !batcher.is_empty() {
@@ -147,10 +209,30 @@ mod tests {
     }
 
     #[test]
+    fn callers_of_a_flow_take_turns_item_by_item() {
+        check(100, 100, "a.1:5 a.1:5 a.1:5 a.2:1 a.3:2 a.3:2", "a.1:5 a.2:1 a.3:2 a.1:5 a.3:2 a.1:5");
+        check(10, 10, "a.1:8 a.1:8 a.2:2 b:1", "a.1:8 a.2:2 | b:1 a.1:8");
+    }
+
+    #[test]
+    fn a_flow_that_comes_anew_is_served_first_and_at_most_twice_a_round() {
+        let mut batcher = Batcher::new(Limits { batch_tokens_max: 4, quantum_tokens: 4 });
+        let push = |batcher: &mut Batcher<_, _>, flow, count| batcher.push(flow, 0, (0..count).map(|_| (4, flow)));
+        push(&mut batcher, "busy", 9);
+        push(&mut batcher, "eager", 9);
+        let mut order = vec![batcher.pick(|_| true), batcher.pick(|_| true)].concat();
+        for _ in 0..4 {
+            push(&mut batcher, "new", 1);
+            order.extend([batcher.pick(|_| true), batcher.pick(|_| true)].concat());
+        }
+        assert_eq!(order.join(" "), "busy eager new busy eager new new busy eager new");
+    }
+
+    #[test]
     fn what_nobody_waits_for_costs_no_room() {
         let mut batcher = Batcher::new(Limits { batch_tokens_max: 4, quantum_tokens: 4 });
-        batcher.push("a", [(4, "gone"), (4, "kept"), (4, "gone")]);
-        batcher.push("b", [(4, "gone")]);
+        batcher.push("a", 0, [(4, "gone"), (4, "kept"), (4, "gone")]);
+        batcher.push("b", 0, [(4, "gone")]);
         assert_eq!(batcher.pick(|item| *item == "kept"), ["kept"]);
         assert!(batcher.is_empty());
         assert!(batcher.pick(|_| true).is_empty());
@@ -159,7 +241,7 @@ mod tests {
     /// The sentence at the head of this file.
     fn batches_until_picked(flows: usize, tokens: usize, longest: usize, limits: Limits) -> usize {
         let Limits { batch_tokens_max, quantum_tokens } = limits;
-        let before = (flows - 1) * (tokens.div_ceil(quantum_tokens) * quantum_tokens + longest);
+        let before = (flows - 1) * (2 * tokens.div_ceil(quantum_tokens) * quantum_tokens + longest);
         2 * (before / (batch_tokens_max + 1)) + 2
     }
 
@@ -177,13 +259,13 @@ mod tests {
             let mut batcher = Batcher::new(limits);
             let refill = |batcher: &mut Batcher<usize, (usize, usize)>| {
                 for (flow, sizes) in hot.iter().enumerate() {
-                    batcher.push(flow, (0..200).map(|i| sizes[i % sizes.len()]).map(|tokens| (tokens, (flow, tokens))));
+                    batcher.push(flow, 0, (0..200).map(|i| sizes[i % sizes.len()]).map(|tokens| (tokens, (flow, tokens))));
                 }
             };
             refill(&mut batcher);
             (0..warm_up).for_each(|_| drop(batcher.pick(|_| true)));
             refill(&mut batcher);
-            batcher.push(usize::MAX, [(cold, (usize::MAX, cold))]);
+            batcher.push(usize::MAX, 0, [(cold, (usize::MAX, cold))]);
             let bound = batches_until_picked(hot.len() + 1, cold, 32, limits);
             let mut taken = 0;
             loop {
@@ -205,7 +287,7 @@ mod tests {
             let mut batcher = Batcher::new(Limits { batch_tokens_max: 64, quantum_tokens: 16 });
             let mut sent = vec![0; sizes.len()];
             for (flow, &tokens) in sizes.iter().enumerate() {
-                batcher.push(flow, (0..2000).map(|_| (tokens, (flow, tokens))));
+                batcher.push(flow, 0, (0..2000).map(|_| (tokens, (flow, tokens))));
             }
             for (flow, tokens) in (0..batches).flat_map(|_| batcher.pick(|_| true)) {
                 sent[flow] += tokens;
@@ -214,20 +296,22 @@ mod tests {
             prop_assert!(most - least <= 2 * (16 + 16), "{sent:?}");
         }
 
-        /// Each flow's items leave in the order they came, and none is lost.
+        /// Each caller's items leave in the order they came, and none is lost.
         #[test]
-        fn each_flow_stays_in_order(items in prop::collection::vec((0_u8..5, 1_usize..=20), 0..80)) {
+        fn each_caller_stays_in_order(items in prop::collection::vec((0_u8..5, 0_u64..3, 1_usize..=20), 0..80)) {
             let mut batcher = Batcher::new(Limits { batch_tokens_max: 40, quantum_tokens: 10 });
-            for (at, &(flow, tokens)) in items.iter().enumerate() {
-                batcher.push(flow, [(tokens, at)]);
+            for (at, &(flow, caller, tokens)) in items.iter().enumerate() {
+                batcher.push(flow, caller, [(tokens, at)]);
             }
             let mut picked = Vec::new();
             while !batcher.is_empty() {
                 picked.extend(batcher.pick(|_| true));
             }
-            for flow in 0..5 {
-                let of_flow = |order: &[usize]| order.iter().copied().filter(|&at| items[at].0 == flow).collect::<Vec<_>>();
-                prop_assert_eq!(of_flow(&picked), of_flow(&(0..items.len()).collect::<Vec<_>>()));
+            for (flow, caller) in (0..5).flat_map(|flow| (0..3).map(move |caller| (flow, caller))) {
+                let own = |order: &[usize]| -> Vec<usize> {
+                    order.iter().copied().filter(|&at| (items[at].0, items[at].1) == (flow, caller)).collect()
+                };
+                prop_assert_eq!(own(&picked), own(&(0..items.len()).collect::<Vec<_>>()));
             }
         }
     }

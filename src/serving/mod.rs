@@ -4,14 +4,17 @@ mod admission;
 mod backbones;
 mod batcher;
 mod datasets;
+mod flow;
 mod health;
 mod inference;
 pub mod jobs;
 mod registry;
 mod scheduler;
+mod turns;
 
 pub use backbones::{Backbone, BackboneJournal, BackboneSource, Backbones, FoundBackbone, WriteWeights};
 pub use datasets::{DatasetInfo, DatasetService, SplitInfo};
+pub use flow::Caller;
 pub use health::{Health, HealthState};
 pub use inference::{
     AnalyzeRequest, AnalyzeTarget, Answer, EmbedAnswer, EmbedRequest, Inference, InferenceConfig, InferenceRequest,

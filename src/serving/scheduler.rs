@@ -8,22 +8,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tracing::error;
 
-use crate::domain::{AdapterName, Error, Result};
+use crate::domain::{Error, Result};
 use crate::engine::{Batch, BatchOutput, BatchSequence, Engine, Output, Slot};
-use crate::serving::admission::{Admission, Permit};
+use crate::serving::admission::{Admission, Hold};
 use crate::serving::batcher::{Batcher, Limits};
+use crate::serving::flow::{Caller, Flow};
 use crate::telemetry::Metrics;
-
-/// What shares one turn of the fair queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Flow {
-    /// All versions of an adapter: publishing more of them wins no larger share.
-    Adapter(AdapterName),
-    /// Texts through many adapters at once.
-    Analyze,
-    /// Embeddings of the base model.
-    Base,
-}
 
 /// Where a request is; tells where it expired.
 #[derive(Default)]
@@ -53,8 +43,8 @@ pub(super) struct Item {
     pub(super) progress: Arc<Progress>,
     /// Closed once the caller is gone.
     pub(super) reply: oneshot::Sender<Done>,
-    /// The tokens stay counted while the item is queued, also if its request has been given up.
-    pub(super) permit: Arc<Permit>,
+    /// The queue's tokens that it takes, also if its request has been given up.
+    pub(super) hold: Hold,
 }
 
 impl Item {
@@ -95,10 +85,10 @@ impl Scheduler {
         Self { shared, task }
     }
 
-    /// Queues items of one flow, in order. Bounded by their permits.
-    pub(super) fn push(&self, flow: Flow, items: Vec<Item>) {
+    /// Queues items of one caller, in order. Bounded by what they hold.
+    pub(super) fn push(&self, flow: Flow, caller: Caller, items: Vec<Item>) {
         items.iter().for_each(|item| item.progress.queued());
-        self.shared.queue().push(flow, items.into_iter().map(|item| (item.tokens(), item)));
+        self.shared.queue().push(flow, caller.id(), items.into_iter().map(|item| (item.tokens(), item)));
         self.shared.arrived.notify_one();
     }
 }
@@ -151,9 +141,9 @@ fn deliver(items: Vec<Item>, outputs: Vec<Result<Output>>, picked_at: Instant) {
     for item in items {
         let own = outputs.by_ref().take(item.sequences.len()).collect();
         let queue = picked_at.saturating_duration_since(item.enqueued_at);
-        let Item { reply, permit, .. } = item;
+        let Item { reply, hold, .. } = item;
         // First, so that who is answered finds its tokens free again.
-        drop(permit);
+        drop(hold);
         let _caller_gone = reply.send(Done { outputs: own, queue });
     }
 }

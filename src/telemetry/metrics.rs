@@ -34,6 +34,8 @@ pub struct Metrics {
     /// `adapter`
     pub queue_tokens: IntGaugeVec,
     pub queue_limit_tokens: IntGauge,
+    pub queue_fill_ratio: Gauge,
+    pub backlog_tokens: IntGauge,
     pub prefix_tokens_saved: IntCounter,
     /// `reason`
     pub rejected: IntCounterVec,
@@ -156,8 +158,10 @@ impl Metrics {
             batch_tokens: b.histogram("batch_tokens", "Tokens a forward pass", powers_of_two(16)),
             batch_sequences: b.histogram("batch_sequences", "Sequences a forward pass", powers_of_two(10)),
             batch_adapters: b.histogram("batch_adapters", "Different adapters a forward pass", powers_of_two(8)),
-            queue_tokens: b.gauges("queue_tokens", "Tokens admitted and not yet answered", &["adapter"]),
-            queue_limit_tokens: b.gauge("queue_limit_tokens", "Tokens that may be admitted at once"),
+            queue_tokens: b.gauges("queue_tokens", "Tokens in the queue and at work", &["adapter"]),
+            queue_limit_tokens: b.gauge("queue_limit_tokens", "Tokens that may be in the queue and at work"),
+            queue_fill_ratio: b.add(Gauge::with_opts(opts("queue_fill_ratio", "Queue tokens over their limit"))),
+            backlog_tokens: b.gauge("backlog_tokens", "Tokens of accepted requests that are not computed yet"),
             prefix_tokens_saved: b.counter(
                 "prefix_tokens_saved_total",
                 "Tokens whose lower layers were computed once for several adapters",

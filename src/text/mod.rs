@@ -2,6 +2,7 @@
 
 mod concepts;
 mod names;
+mod reading;
 mod tags;
 mod template;
 mod tokenizer;
@@ -9,6 +10,7 @@ mod windows;
 
 pub use concepts::concept_entities;
 pub use names::spoken_name;
+pub use reading::{PIECE_BYTES, Reading};
 pub use tags::{entities, softmax_rows};
 pub use tokenizer::{Encoding, Tokenizer};
-pub use windows::{Fitted, Window, fit, merge};
+pub use windows::{Cut, Fitted, Layout, Window, fit, merge};

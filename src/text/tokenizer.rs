@@ -42,6 +42,38 @@ pub struct Encoding {
     pub pair_at: Option<usize>,
     /// Special tokens that stand before the first token in the model's input.
     pub special_tokens_before: usize,
+    /// Whether the input goes on after the last token here: reading was stopped.
+    pub unread: bool,
+}
+
+impl Encoding {
+    /// Appends the tokens of the next piece of the same text, which begins at byte `at` of it.
+    pub(super) fn append(&mut self, piece: Self, at: usize) {
+        let words = self.words.iter().flatten().last().map_or(0, |word| word + 1);
+        self.ids.extend(piece.ids);
+        self.offsets.extend(piece.offsets.into_iter().map(|range| range.start + at..range.end + at));
+        self.words.extend(piece.words.into_iter().map(|word| word.map(|word| word + words)));
+        self.is_subword.extend(piece.is_subword);
+    }
+
+    /// Drops the tokens after the first `tokens`; false if there are none.
+    pub(super) fn truncate(&mut self, tokens: usize) -> bool {
+        let is_longer = self.ids.len() > tokens;
+        self.ids.truncate(tokens);
+        self.offsets.truncate(tokens);
+        self.words.truncate(tokens);
+        self.is_subword.truncate(tokens);
+        is_longer
+    }
+
+    /// Makes it the encoding of a pair whose second text is `second`.
+    pub(super) fn append_pair(&mut self, second: Self) {
+        self.pair_at = Some(self.ids.len());
+        self.ids.extend(second.ids);
+        self.offsets.extend(second.offsets);
+        self.words.extend(second.words);
+        self.is_subword.extend(second.is_subword);
+    }
 }
 
 #[derive(Debug)]
@@ -79,26 +111,28 @@ impl Tokenizer {
             TextInput::Text(text) => self.encode_text(text),
             TextInput::Words(words) => {
                 let mut encoding = self.encode_text(&input.source_text())?;
-                encoding.words = words_at(words, &encoding.offsets);
-                if let SubwordRule::ByWord = self.subword {
-                    encoding.is_subword = continues_word(&encoding.words);
-                }
+                self.assign_words(words, &mut encoding);
                 Ok(encoding)
             }
             TextInput::Pair { text, text_pair } => {
-                let (mut first, second) = (self.encode_text(text)?, self.encode_text(text_pair)?);
-                first.pair_at = Some(first.ids.len());
-                first.special_tokens_before = self.pair.special_tokens_before();
-                first.ids.extend(second.ids);
-                first.offsets.extend(second.offsets);
-                first.words.extend(second.words);
-                first.is_subword.extend(second.is_subword);
+                let mut first = self.encode_text(text)?;
+                first.append_pair(self.encode_text(text_pair)?);
+                first.special_tokens_before = self.special_tokens_before(true);
                 Ok(first)
             }
         }
     }
 
-    fn encode_text(&self, text: &str) -> Result<Encoding> {
+    /// Makes `words`, which stand in the encoded text with one space between, the words of its tokens.
+    pub(super) fn assign_words(&self, words: &[String], encoding: &mut Encoding) {
+        encoding.words = words_at(words, &encoding.offsets);
+        if let SubwordRule::ByWord = self.subword {
+            encoding.is_subword = continues_word(&encoding.words);
+        }
+    }
+
+    /// All tokens of one text.
+    pub(super) fn encode_text(&self, text: &str) -> Result<Encoding> {
         let raw = self.inner.encode(text, false).map_err(|e| {
             // The cause may quote the text, which is for no one but the caller.
             Error::internal("the tokenizer cannot encode an input").with_source(io::Error::other(e))
@@ -112,8 +146,14 @@ impl Tokenizer {
             is_subword,
             offsets,
             pair_at: None,
-            special_tokens_before: self.single.special_tokens_before(),
+            special_tokens_before: self.special_tokens_before(false),
+            unread: false,
         })
+    }
+
+    /// Special tokens that stand before the first token of a single text (or a pair).
+    pub(super) fn special_tokens_before(&self, pair: bool) -> usize {
+        self.template(pair).special_tokens_before()
     }
 
     /// Special tokens added to a single text (and to a pair).

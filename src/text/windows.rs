@@ -22,47 +22,95 @@ pub struct Fitted {
     pub truncated: bool,
 }
 
-/// Cuts `encoding` so that no window holds more than `max_length` tokens, special ones included. `stride`: tokens that neighbours share.
-///
-/// A pair is truncated at the longer text first, as the reference library does it; under [`LongText::Window`] the longer
-/// text slides and the shorter stands whole in every window.
-///
-/// Fails with `unprocessable` for a long text under [`LongText::Error`] and for a pair whose shorter text fills the window;
-/// with `invalid_request` if a long text needs windows and `stride` leaves them no room to move.
-pub fn fit(
-    tokenizer: &Tokenizer,
-    encoding: &Encoding,
-    max_length: usize,
-    long_text: LongText,
-    stride: usize,
-) -> Result<Fitted> {
-    let total = encoding.ids.len();
-    let specials = tokenizer.special_tokens(encoding.pair_at.is_some());
-    let room = max_length.saturating_sub(specials);
-    let split = encoding.pair_at.unwrap_or(total);
-    let (first, second) = (0..split, split..total);
-    let pieces = match long_text {
-        _ if total <= room => vec![(first, second)],
-        LongText::Error => return Err(too_long(total + specials, max_length)),
-        LongText::Truncate => {
-            let (first_len, second_len) = longest_first(first.len(), second.len(), room);
-            vec![(0..first_len, split..split + second_len)]
-        }
-        LongText::Window => {
-            let is_first_longer = first.len() >= second.len();
-            let (long, short) = if is_first_longer { (first, second) } else { (second, first) };
-            let slides = slides(long, short.len(), room, stride)?;
-            slides.map(|long| if is_first_longer { (long, short.clone()) } else { (short.clone(), long) }).collect()
-        }
-    };
-    let assemble = |(first, second)| tokenizer.assemble(encoding, first, encoding.pair_at.map(|_| second));
-    let truncated = total > room && long_text == LongText::Truncate;
-    Ok(Fitted { windows: pieces.into_iter().map(assemble).collect(), truncated })
+/// How a long input is cut.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cut {
+    /// Tokens of a window, special ones included.
+    pub max_length: usize,
+    pub long_text: LongText,
+    /// Tokens that neighbouring windows share.
+    pub stride: usize,
 }
 
-fn too_long(tokens: usize, max_length: usize) -> Error {
+/// Where the windows of an input will stand: known, and countable, before any of them is built.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Special tokens in each window.
+    specials: usize,
+    truncated: bool,
+    pieces: Pieces,
+}
+
+#[derive(Clone, Debug)]
+enum Pieces {
+    /// One window: so much of the first text, and of the second.
+    One(Range<usize>, Range<usize>),
+    /// The longer text slides and the shorter stands whole in every window.
+    Sliding { slides: Slides, short: Range<usize>, is_first_longer: bool },
+}
+
+impl Layout {
+    /// Lays windows over `encoding` so that none holds more than `cut.max_length` tokens, special ones included.
+    ///
+    /// A pair is truncated at the longer text first, as the reference library does it; under [`LongText::Window`] the longer
+    /// text slides and the shorter stands whole in every window.
+    ///
+    /// Fails with `unprocessable` for a long text under [`LongText::Error`] and for a pair whose shorter text fills the window;
+    /// with `invalid_request` if a long text needs windows and the stride leaves them no room to move.
+    pub fn new(tokenizer: &Tokenizer, encoding: &Encoding, cut: Cut) -> Result<Self> {
+        let total = encoding.ids.len();
+        let specials = tokenizer.special_tokens(encoding.pair_at.is_some());
+        let room = cut.max_length.saturating_sub(specials);
+        let split = encoding.pair_at.unwrap_or(total);
+        let (first, second) = (0..split, split..total);
+        let pieces = match cut.long_text {
+            _ if total <= room => Pieces::One(first, second),
+            LongText::Error => return Err(too_long(total + specials, encoding.unread, cut.max_length)),
+            LongText::Truncate => {
+                let (first_len, second_len) = longest_first(first.len(), second.len(), room);
+                Pieces::One(0..first_len, split..split + second_len)
+            }
+            LongText::Window => {
+                let is_first_longer = first.len() >= second.len();
+                let (long, short) = if is_first_longer { (first, second) } else { (second, first) };
+                Pieces::Sliding { slides: Slides::new(long, short.len(), room, cut.stride)?, short, is_first_longer }
+            }
+        };
+        let truncated = total > room && cut.long_text == LongText::Truncate;
+        Ok(Self { specials, truncated, pieces })
+    }
+
+    /// Tokens of all windows together, special ones and overlaps included.
+    pub fn tokens(&self) -> usize {
+        match &self.pieces {
+            Pieces::One(first, second) => first.len() + second.len() + self.specials,
+            Pieces::Sliding { slides, short, .. } => slides.tokens() + slides.count * (short.len() + self.specials),
+        }
+    }
+
+    /// The windows.
+    pub fn build(&self, tokenizer: &Tokenizer, encoding: &Encoding) -> Fitted {
+        let assemble = |(first, second)| tokenizer.assemble(encoding, first, encoding.pair_at.map(|_| second));
+        let windows = match &self.pieces {
+            Pieces::One(first, second) => vec![assemble((first.clone(), second.clone()))],
+            Pieces::Sliding { slides, short, is_first_longer } => {
+                let order = |long| if *is_first_longer { (long, short.clone()) } else { (short.clone(), long) };
+                slides.pieces().map(order).map(assemble).collect()
+            }
+        };
+        Fitted { windows, truncated: self.truncated }
+    }
+}
+
+/// Cuts `encoding` as [`Layout`] says, at once.
+pub fn fit(tokenizer: &Tokenizer, encoding: &Encoding, cut: Cut) -> Result<Fitted> {
+    Ok(Layout::new(tokenizer, encoding, cut)?.build(tokenizer, encoding))
+}
+
+fn too_long(tokens: usize, unread: bool, max_length: usize) -> Error {
+    let more = if unread { "more than " } else { "" };
     Error::unprocessable(format!(
-        "the text has {tokens} tokens, at most {max_length} are read at once; \"window\" and \"truncate\" take longer texts"
+        "the text has {more}{tokens} tokens, at most {max_length} are read at once; \"window\" and \"truncate\" take longer texts"
     ))
 }
 
@@ -73,23 +121,44 @@ fn longest_first(first: usize, second: usize, room: usize) -> (usize, usize) {
     if first <= second { (short, long) } else { (long, short) }
 }
 
-/// Pieces of `text` that share `stride` tokens each with the next, where `beside` of the `room` tokens are taken.
-fn slides(text: Range<usize>, beside: usize, room: usize, stride: usize) -> Result<impl Iterator<Item = Range<usize>>> {
-    let len = room.saturating_sub(beside);
-    if len <= stride {
-        let what = format!("a stride of {stride} tokens leaves no room to move in windows of {room}");
-        return Err(match beside {
-            0 => Error::invalid(what),
-            _ => Error::unprocessable(format!("{what} that also hold the shorter text's {beside}")),
-        });
+/// Pieces of a text that share tokens each with the next.
+#[derive(Clone, Debug)]
+struct Slides {
+    text: Range<usize>,
+    /// Tokens of a piece; the last may have fewer.
+    len: usize,
+    /// Tokens from one piece's beginning to the next's.
+    step: usize,
+    count: usize,
+}
+
+impl Slides {
+    /// Pieces of `text` that share `stride` tokens, where `beside` of the `room` tokens are taken.
+    fn new(text: Range<usize>, beside: usize, room: usize, stride: usize) -> Result<Self> {
+        let len = room.saturating_sub(beside);
+        if len <= stride {
+            let what = format!("a stride of {stride} tokens leaves no room to move in windows of {room}");
+            return Err(match beside {
+                0 => Error::invalid(what),
+                _ => Error::unprocessable(format!("{what} that also hold the shorter text's {beside}")),
+            });
+        }
+        let step = len - stride;
+        let count = (text.len() - stride).div_ceil(step);
+        Ok(Self { text, len, step, count })
     }
-    let step = len - stride;
-    let count = (text.len() - stride).div_ceil(step);
-    let piece = move |at: usize| {
-        let start = text.start + at * step;
-        start..(start + len).min(text.end)
-    };
-    Ok((0..count).map(piece))
+
+    fn tokens(&self) -> usize {
+        let before_last = self.count - 1;
+        before_last * self.len + (self.text.len() - before_last * self.step)
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Range<usize>> {
+        (0..self.count).map(|at| {
+            let start = self.text.start + at * self.step;
+            start..(start + self.len).min(self.text.end)
+        })
+    }
 }
 
 /// One row for each token of the encoding that a window read, in order: of the windows that read it, the one in which it has most context.
@@ -177,6 +246,7 @@ mod tests {
             is_subword: vec![false; total],
             pair_at: second.map(|_| first),
             special_tokens_before: 1,
+            unread: false,
         }
     }
 
@@ -190,7 +260,8 @@ mod tests {
     #[track_caller]
     fn check(first: usize, second: Option<usize>, how: (usize, LongText, usize), wanted: &[&str]) {
         let (max_length, long_text, stride) = how;
-        let fitted = fit(&tokenizer("bert"), &encoding(first, second), max_length, long_text, stride).unwrap();
+        let cut = Cut { max_length, long_text, stride };
+        let fitted = fit(&tokenizer("bert"), &encoding(first, second), cut).unwrap();
         assert_eq!(read(&fitted), wanted);
     }
 
@@ -228,7 +299,10 @@ mod tests {
 
     #[test]
     fn only_what_was_cut_counts_as_truncated() {
-        let truncated = |tokens, how| fit(&tokenizer("bert"), &encoding(tokens, None), 5, how, 1).unwrap().truncated;
+        let truncated = |tokens, long_text| {
+            let cut = Cut { max_length: 5, long_text, stride: 1 };
+            fit(&tokenizer("bert"), &encoding(tokens, None), cut).unwrap().truncated
+        };
         assert!(truncated(4, LongText::Truncate));
         assert!(!truncated(3, LongText::Truncate));
         assert!(!truncated(4, LongText::Window));
@@ -242,7 +316,8 @@ mod tests {
             (9, Some(5), LongText::Window, 0, ErrorKind::Unprocessable, "the shorter text's 5"),
         ];
         for (first, second, long_text, stride, kind, reason) in cases {
-            let error = fit(&tokenizer("bert"), &encoding(first, second), 8, long_text, stride).unwrap_err();
+            let cut = Cut { max_length: 8, long_text, stride };
+            let error = fit(&tokenizer("bert"), &encoding(first, second), cut).unwrap_err();
             assert_eq!(error.kind(), kind, "{error}");
             assert!(error.message().contains(reason), "{error}\nlacks {reason:?}");
         }
@@ -263,7 +338,8 @@ mod tests {
 
     #[test]
     fn a_token_is_answered_by_the_window_that_saw_most_around_it() {
-        let fitted = fit(&tokenizer("bert"), &encoding(8, None), 7, LongText::Window, 3).unwrap();
+        let cut = Cut { max_length: 7, long_text: LongText::Window, stride: 3 };
+        let fitted = fit(&tokenizer("bert"), &encoding(8, None), cut).unwrap();
         assert_eq!(read(&fitted), [". 0 1 2 3 4 .", ". 2 3 4 5 6 .", ". 4 5 6 7 ."]);
         // 2 has two neighbours on its right in the first window, none on its left in the second; 3 has one each, the first
         // wins; 5 and 6 stand before the text's own end in the third.
@@ -283,7 +359,11 @@ mod tests {
             first in 0_usize..300, second in proptest::option::of(0_usize..40), max_length in 50_usize..90, stride in 0_usize..5,
         ) {
             let encoding = encoding(first, second);
-            let fitted = fit(&tokenizer("bert"), &encoding, max_length, LongText::Window, stride).unwrap();
+            let cut = Cut { max_length, long_text: LongText::Window, stride };
+            let tokenizer = tokenizer("bert");
+            let fitted = fit(&tokenizer, &encoding, cut).unwrap();
+            let counted = Layout::new(&tokenizer, &encoding, cut).unwrap().tokens();
+            prop_assert_eq!(counted, fitted.windows.iter().map(|window| window.ids.len()).sum::<usize>());
             // Each output row is the token it stands for, so the merged rows must count up from nought.
             let row = |token: &Option<usize>| token.map_or(-1.0, |token| token as f32);
             let outputs: Vec<_> =

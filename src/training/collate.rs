@@ -1,7 +1,7 @@
 //! Examples to sequences the encoder reads, and to the targets a loss wants. Leaves packing into tensors to `prefix`.
 
 use crate::domain::{Error, Family, LabelSet, LongText, Result, TextInput};
-use crate::text::{Fitted, Tokenizer, Window, fit};
+use crate::text::{Cut, Fitted, Tokenizer, Window, fit};
 use crate::training::dataset::Example;
 use crate::training::objective::Targets;
 use crate::training::workers::{Run, Steer, Workers};
@@ -106,7 +106,7 @@ fn prepare(tokenizer: &Tokenizer, example: &Example, max_length: usize) -> Resul
     };
     let encoding = tokenizer.encode(&input)?;
     let words = if let Example::Ner { words, .. } = example { words.len() } else { 0 };
-    let fitted = fit(tokenizer, &encoding, max_length, long_text, stride)?;
+    let fitted = fit(tokenizer, &encoding, Cut { max_length, long_text, stride })?;
     Ok(Prepared { fitted, firsts: first_tokens(&encoding.words, words), words: encoding.words })
 }
 

@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap};
 
 use crate::domain::{AdapterIdentity, AdapterRef, Error, Result};
-use crate::serving::{Inference, Timings};
+use crate::serving::{Caller, Inference, Timings};
 use crate::transport::Services;
 use crate::transport::account::Account;
 use crate::transport::api::Api;
@@ -22,8 +22,7 @@ pub(super) struct Call {
     pub(super) api: Arc<Api>,
     pub(super) account: Arc<Account>,
     pub(super) deadline: Option<Instant>,
-    /// Items of a stream wait for admission, single requests are refused at once.
-    pub(super) wait: bool,
+    pub(super) caller: Caller,
 }
 
 impl Call {
@@ -32,7 +31,12 @@ impl Call {
         let account = extensions.get::<Arc<Account>>().cloned();
         let account = account.ok_or_else(|| Error::internal("a request came past the middleware"))?;
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(Self { api, account, deadline, wait: false })
+        Ok(Self { api, account, deadline, caller: Caller::single() })
+    }
+
+    /// The call of a stream, whose messages are one caller together.
+    pub(super) fn of_stream(self) -> Self {
+        Self { caller: Caller::stream(), ..self }
     }
 
     /// One message of this stream, as a request of its own.
@@ -40,7 +44,7 @@ impl Call {
         let timeout = timeout_ms.map(|ms| Duration::from_millis(ms.into()));
         let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let deadline = own.into_iter().chain(self.deadline).min();
-        Self { api: self.api.clone(), account: self.account.open_item(), deadline, wait: true }
+        Self { api: self.api.clone(), account: self.account.open_item(), deadline, caller: self.caller }
     }
 
     pub(super) fn services(&self) -> &Services {

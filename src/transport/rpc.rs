@@ -1,11 +1,13 @@
 //! What all gRPC methods share: a call around each, streams of many, and the small messages.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{Stream, StreamExt as _};
 use prost_types::value::Kind as ValueKind;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::domain::{Error, Result};
@@ -18,8 +20,12 @@ use crate::transport::proto::input::Kind as InputKind;
 use crate::transport::wire;
 use crate::transport::wire::{InputItem, Inputs, TextPair};
 
-/// Messages of one stream in work at once. While as many are, the next is not read: that is the back-pressure.
+/// Messages of one stream at work, and answers that were not read yet. While there are as many, the next message is not read: that is
+/// the back-pressure.
 const STREAM_IN_FLIGHT_MAX: usize = 64;
+
+/// How long a stream whose answers all wait for its reader is kept.
+const ANSWERS_UNREAD_MAX: Duration = Duration::from_secs(30);
 
 /// One request, one answer.
 pub(super) async fn unary<Q, A, F>(
@@ -45,25 +51,78 @@ pub(super) fn open<Q>(api: &Arc<Api>, request: Request<Q>) -> Result<(Call, Q), 
 }
 
 /// An answer to each message, in the order they are ready. Ends with the caller's stream, or after what was read when the server drains.
+///
+/// A task of its own does the work, whether or not answers are read: what a message takes of the queue is given back when it is computed.
+/// A message is read only when there is a place for its answer.
 pub(super) fn each<Q, A, F>(
     call: Call,
     messages: impl Stream<Item = Result<Q, Status>> + Send + 'static,
-    answer: impl Fn(Call, Q) -> F + Clone + Send + 'static,
+    answer: impl Fn(Call, Q) -> F + Send + 'static,
 ) -> BoxStream<'static, Result<A, Status>>
 where
     Q: Send + 'static,
     A: Send + 'static,
-    F: Future<Output = A> + Send,
+    F: Future<Output = A> + Send + 'static,
 {
+    let call = call.of_stream();
     let mut health = call.services().health.watch();
     let draining = async move {
         let _draining_or_gone = health.wait_for(|state| state.is_draining()).await;
     };
-    let one = move |message| {
-        let (call, answer) = (call.clone(), answer.clone());
-        async move { Ok(answer(call, message?).await) }
-    };
-    messages.take_until(Box::pin(draining)).map(one).buffer_unordered(STREAM_IN_FLIGHT_MAX).boxed()
+    let messages = messages.take_until(Box::pin(draining)).boxed();
+    let (answers, taken) = mpsc::channel(STREAM_IN_FLIGHT_MAX);
+    tokio::spawn(work_off(messages, answers, ANSWERS_UNREAD_MAX, move |message| answer(call.clone(), message)));
+    ReceiverStream::new(taken).boxed()
+}
+
+/// Reads messages while there are places for answers, and answers them. Ends a stream whose places have all been taken by answers that
+/// nobody read for `unread_max`.
+async fn work_off<Q, A, F>(
+    mut messages: BoxStream<'static, Result<Q, Status>>,
+    answers: mpsc::Sender<Result<A, Status>>,
+    unread_max: Duration,
+    answer: impl Fn(Q) -> F,
+) where
+    F: Future<Output = A>,
+{
+    let mut working = FuturesUnordered::new();
+    let mut place = None;
+    let mut is_open = true;
+    let mut failure = None;
+    while is_open || !working.is_empty() {
+        tokio::select! {
+            biased;
+            () = answers.closed() => return,
+            Some(()) = working.next() => {}
+            reserved = answers.clone().reserve_owned(), if is_open && place.is_none() => place = reserved.ok(),
+            message = messages.next(), if is_open && place.is_some() => match (message, place.take()) {
+                (Some(Ok(message)), Some(place)) => {
+                    let answering = answer(message);
+                    working.push(async move { drop(place.send(Ok(answering.await))) });
+                }
+                (Some(Err(status)), _) => {
+                    is_open = false;
+                    failure = Some(status);
+                }
+                (None, _) | (_, None) => is_open = false,
+            },
+            () = tokio::time::sleep(unread_max), if is_open && place.is_none() && working.is_empty() => {
+                is_open = false;
+                failure = Some(unread(unread_max));
+            }
+        }
+    }
+    if let Some(failure) = failure {
+        // Whoever reads no answers does not read this either; the stream ends with the drop of its sender.
+        let _unread = tokio::time::timeout(unread_max, answers.send(Err(failure))).await;
+    }
+}
+
+fn unread(unread_max: Duration) -> Status {
+    let seconds = unread_max.as_secs();
+    status(&Error::deadline_exceeded(format!(
+        "{STREAM_IN_FLIGHT_MAX} answers of this stream have waited for {seconds} s; answers must be read while messages are sent"
+    )))
 }
 
 /// One message of a stream, counted as a request of its own.
@@ -160,7 +219,70 @@ pub(super) fn struct_to_json(fields: prost_types::Struct) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    /// A stream of `messages` numbers that counts what is answered.
+    fn counted(messages: usize, unread_max: Duration) -> (mpsc::Receiver<Result<usize, Status>>, Arc<AtomicUsize>) {
+        let (answers, taken) = mpsc::channel(STREAM_IN_FLIGHT_MAX);
+        let done = Arc::new(AtomicUsize::new(0));
+        let counter = done.clone();
+        let answer = move |message| {
+            let counter = counter.clone();
+            async move {
+                tokio::task::yield_now().await;
+                counter.fetch_add(1, Ordering::SeqCst);
+                message
+            }
+        };
+        let messages = futures_util::stream::iter((0..messages).map(Ok)).boxed();
+        tokio::spawn(work_off(messages, answers, unread_max, answer));
+        (taken, done)
+    }
+
+    async fn until(done: &AtomicUsize, count: usize) {
+        while done.load(Ordering::SeqCst) < count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn work_is_done_unread_as_far_as_there_are_places_for_answers() {
+        let (mut taken, done) = counted(200, ANSWERS_UNREAD_MAX);
+        until(&done, STREAM_IN_FLIGHT_MAX).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(done.load(Ordering::SeqCst), STREAM_IN_FLIGHT_MAX);
+        for _ in 0..10 {
+            taken.recv().await.unwrap().unwrap();
+        }
+        until(&done, STREAM_IN_FLIGHT_MAX + 10).await;
+        let mut rest = 0;
+        while let Some(answer) = taken.recv().await {
+            answer.unwrap();
+            rest += 1;
+        }
+        assert_eq!(rest, 190);
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_answers_nobody_reads_is_ended() {
+        let (mut taken, done) = counted(200, Duration::from_millis(20));
+        let ended = async {
+            while !taken.is_closed() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
+        assert_eq!(done.load(Ordering::SeqCst), STREAM_IN_FLIGHT_MAX, "no more messages were read");
+        let mut answers = 0;
+        while taken.recv().await.is_some() {
+            answers += 1;
+        }
+        assert_eq!(answers, STREAM_IN_FLIGHT_MAX);
+    }
 
     #[test]
     fn json_survives_the_way_through_protobuf() {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use trunkline::domain::{
     Aggregation, LabelSet, LongText, Matrix, NerParameters, OffsetUnit, TextInput, convert_ranges,
 };
-use trunkline::text::{Encoding, Tokenizer, entities, fit, softmax_rows};
+use trunkline::text::{Cut, Encoding, Tokenizer, entities, fit, softmax_rows};
 
 use crate::support::default_backbone;
 
@@ -44,7 +44,7 @@ fn integers(value: &Value) -> Vec<u64> {
 /// The ids of the one window, special tokens included.
 fn model_input(tokenizer: &Tokenizer, input: &TextInput, max_length: usize) -> Vec<u64> {
     let encoding = tokenizer.encode(input).unwrap();
-    let fitted = fit(tokenizer, &encoding, max_length, LongText::Truncate, 0).unwrap();
+    let fitted = fit(tokenizer, &encoding, Cut { max_length, long_text: LongText::Truncate, stride: 0 }).unwrap();
     fitted.windows[0].ids.iter().map(|&id| u64::from(id)).collect()
 }
 

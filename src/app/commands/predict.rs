@@ -10,7 +10,7 @@ use crate::domain::{
     AdapterRef, CandidateLabels, ClassifyParameters, ClassifyPrediction, Error, Family, HypothesisTemplate,
     NerParameters, NerPrediction, Result, TextInput,
 };
-use crate::serving::{Inference, InferenceRequest, Predictions, Task};
+use crate::serving::{Caller, Inference, InferenceRequest, Predictions, Task};
 
 #[derive(Debug, Args)]
 pub(in crate::app) struct PredictArgs {
@@ -76,7 +76,8 @@ pub(in crate::app) fn run(args: PredictArgs) -> Result<()> {
 async fn answer(inference: &Inference, args: &PredictArgs, task: &Task, text: String) -> Result<()> {
     let task = task.clone();
     let inputs = vec![TextInput::Text(text.clone())];
-    let request = InferenceRequest { task, adapter: args.adapter.clone(), inputs, deadline: None, wait: true };
+    let request =
+        InferenceRequest { task, adapter: args.adapter.clone(), inputs, deadline: None, caller: Caller::stream() };
     match inference.infer(request).await?.predictions {
         Predictions::Ner(found) => found.iter().try_for_each(|p| print(&entities(&text, p, args.json)?)),
         Predictions::Classify(found) => found.iter().try_for_each(|p| print(&labels(p, args.json)?)),

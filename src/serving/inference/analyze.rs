@@ -6,6 +6,7 @@ use std::time::Instant;
 use futures_util::future::{join_all, try_join_all};
 
 use crate::domain::{Error, Family, Result, TextInput};
+use crate::serving::flow::{Caller, Flow};
 use crate::serving::inference::Inner;
 use crate::serving::inference::answer::{Ready, check_inputs};
 use crate::serving::inference::decode::Computed;
@@ -13,7 +14,7 @@ use crate::serving::inference::names::Asking;
 use crate::serving::inference::pass::{Pass, Passed};
 use crate::serving::inference::request::{AnalyzeRequest, AnalyzeTarget, Answer, Task, Timings};
 use crate::serving::registry::Lease;
-use crate::serving::scheduler::{Flow, Progress};
+use crate::serving::scheduler::Progress;
 
 impl Inner {
     pub(super) async fn analyze(
@@ -23,7 +24,7 @@ impl Inner {
         progress: Arc<Progress>,
     ) -> Result<Vec<(String, Result<Answer>)>> {
         check_inputs(&request.inputs)?;
-        let asking = Asking { deadline, wait: false, progress };
+        let asking = Asking { deadline, caller: Caller::single(), progress };
         let targets = request.targets.iter().map(|target| self.ready_target(target, &request, &asking));
         let ready = join_all(targets).await;
         let groups = by_backbone(&ready);
@@ -35,14 +36,14 @@ impl Inner {
         let timings = passed.iter().map(|passed| passed.timings).fold(Timings::default(), slower);
         let mut answers: Vec<Option<Result<Answer>>> = ready.iter().map(|_| None).collect();
         for (group, passed) in groups.iter().zip(passed) {
-            let Passed { texts, computed, permit, .. } = passed;
+            let Passed { texts, computed, ticket, .. } = passed;
             for (&at, computed) in group.iter().zip(computed) {
                 let Ok(ready) = &ready[at] else { continue };
                 let timings = ready.timings.then(timings);
                 let decode = |computed: Vec<Computed>| self.decode(ready, &texts, &computed, timings);
                 answers[at] = Some(computed.and_then(decode));
             }
-            drop(permit);
+            drop(ticket);
         }
         let refused =
             |ready: Result<Ready>| Err(ready.err().unwrap_or_else(|| Error::internal("a target was not computed")));
@@ -74,8 +75,8 @@ impl Inner {
         let of_group: Vec<&Ready> = group.iter().filter_map(|&at| ready[at].as_ref().ok()).collect();
         let targets = of_group.iter().map(|ready| self.target(ready)).collect();
         let tokenizer = of_group[0].lease.backbone.tokenizer.clone();
-        let Asking { deadline, wait, progress } = asking.clone();
-        let pass = Pass { tokenizer, inputs, targets, flow: Flow::Analyze, deadline, wait, progress };
+        let Asking { deadline, caller, progress } = asking.clone();
+        let pass = Pass { tokenizer, inputs, targets, flow: Flow::Analyze, caller, deadline, progress };
         self.line.run(pass).await
     }
 }

@@ -6,17 +6,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::domain::{AdapterName, Error, HeadForm, LongText, NerParameters, Result, TextInput};
 use crate::engine::{Batch, BatchSequence, ResidentAdapter, Through, Work};
 use crate::serving::Backbone;
+use crate::serving::flow::{Caller, Flow};
 use crate::serving::inference::Inner;
 use crate::serving::inference::decode::{self, Computed};
 use crate::serving::inference::names::{Asking, Named};
 use crate::serving::inference::pass::{Pass, Passed, Target};
-use crate::serving::inference::read::{Cut, Text, at_input};
+use crate::serving::inference::read::{Text, at_input};
 use crate::serving::inference::request::{
     Answer, EmbedAnswer, EmbedRequest, InferenceRequest, Predictions, Task, Timings,
 };
 use crate::serving::registry::Lease;
-use crate::serving::scheduler::{Flow, Progress};
+use crate::serving::scheduler::Progress;
 use crate::telemetry::Metrics;
+use crate::text::Cut;
 
 /// Tokens that windows of a classified text share, at most; they vote, so little overlap is enough.
 const CLASSIFY_OVERLAP_TOKENS: usize = 64;
@@ -41,24 +43,24 @@ impl Inner {
         deadline: Instant,
         progress: Arc<Progress>,
     ) -> Result<(Answer, Option<InferenceRequest>)> {
-        let InferenceRequest { task, adapter, inputs, wait, .. } = request;
+        let InferenceRequest { task, adapter, inputs, caller, .. } = request;
         check_inputs(&inputs)?;
         let lease = match &adapter {
             Some(reference) => self.registry.lease(reference).await?,
             None => self.registry.lease_default(task.family()).await?,
         };
         let shadow = lease.shadow.clone();
-        let asking = Asking { deadline, wait, progress: progress.clone() };
+        let asking = Asking { deadline, caller, progress: progress.clone() };
         let ready = self.ready(task, lease, &inputs, &asking).await?;
         let targets = vec![self.target(&ready)];
         let flow = Flow::Adapter(ready.lease.adapter.identity.name.clone());
         let tokenizer = ready.lease.backbone.tokenizer.clone();
-        let passed = self.line.run(Pass { tokenizer, inputs, targets, flow, deadline, wait, progress }).await?;
-        let Passed { texts, computed, timings, permit } = passed;
+        let passed = self.line.run(Pass { tokenizer, inputs, targets, flow, caller, deadline, progress }).await?;
+        let Passed { texts, computed, timings, ticket } = passed;
         let computed = computed.into_iter().next().ok_or_else(|| Error::internal("a pass without a target"))??;
         let answer = self.decode(&ready, &texts, &computed, ready.timings.then(timings))?;
         self.observe(&answer.timings);
-        drop(permit);
+        drop(ticket);
         let task = ready.task;
         let inputs = |texts: Vec<Text>| texts.into_iter().map(|text| text.input).collect();
         let shadow = shadow.map(|shadow| InferenceRequest {
@@ -66,7 +68,7 @@ impl Inner {
             adapter: Some(shadow),
             inputs: inputs(texts),
             deadline: None,
-            wait: false,
+            caller: Caller::single(),
         });
         Ok((answer, shadow))
     }
@@ -90,9 +92,9 @@ impl Inner {
         let max_length = self.max_length(adapter.as_deref(), &backbone);
         let cut = Cut { max_length, long_text: LongText::Truncate, stride: 0 };
         let through = adapter.clone().map_or_else(|| Through::Base(backbone.resident.clone()), Through::Adapter);
-        let targets = vec![Target { work: Work::Embed(through, parameters), cut }];
+        let targets = vec![Target { work: Work::Embed(through, parameters), cut, columns: 0 }];
         let tokenizer = backbone.tokenizer.clone();
-        let pass = Pass { tokenizer, inputs, targets, flow, deadline, wait: false, progress };
+        let pass = Pass { tokenizer, inputs, targets, flow, caller: Caller::single(), deadline, progress };
         let passed = self.line.run(pass).await?;
         let computed =
             passed.computed.into_iter().next().ok_or_else(|| Error::internal("a pass without a target"))??;
@@ -135,12 +137,17 @@ impl Inner {
             Some(named) => Work::Compare(adapter.clone(), named.vectors.clone()),
             None => Work::Head(adapter.clone()),
         };
-        Target { work, cut: Cut { max_length, long_text, stride } }
+        let columns = match &ready.task {
+            Task::Ner(_) => ready.named.as_ref().map_or(adapter.labels.len(), |named| named.names.len()),
+            // One row a text, not one a token.
+            Task::Classify(_) => 0,
+        };
+        Target { work, cut: Cut { max_length, long_text, stride }, columns }
     }
 
-    /// Tokens of one sequence: what the adapter was trained with, the encoder can read and a batch can hold.
+    /// Tokens of one sequence: what the adapter was trained with and the encoder can read.
     pub(super) fn max_length(&self, adapter: Option<&ResidentAdapter>, backbone: &Backbone) -> usize {
-        let encoder = backbone.max_length().min(self.line.batch_tokens_max);
+        let encoder = backbone.max_length();
         adapter.map_or(encoder, |adapter| adapter.card.max_length.min(encoder))
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::{Error, Result};
 use crate::engine::Engine;
-use crate::serving::admission::Admission;
+use crate::serving::admission::{Admission, AdmissionConfig};
 use crate::serving::batcher::Limits;
 use crate::serving::registry::Registry;
 use crate::serving::scheduler::Scheduler;
@@ -34,6 +34,9 @@ pub use request::{
     Task, Timings,
 };
 use shadow::Shadows;
+
+/// Flows that a full batch has room for: each of four busy adapters has its turn in every pass.
+const TURNS_A_BATCH: usize = 4;
 
 /// Cloneable handle; a `tower::Service<InferenceRequest>`.
 #[derive(Clone)]
@@ -55,10 +58,9 @@ impl Inference {
     /// Starts the batching task, which ends with the last handle. Call it within a tokio runtime.
     pub fn start(registry: Arc<Registry>, engine: Engine, metrics: Arc<Metrics>, config: InferenceConfig) -> Self {
         let InferenceConfig { batch_tokens_max, queue_tokens_max, request_timeout, tokenizer_threads } = config;
-        let admission = Arc::new(Admission::new(queue_tokens_max, batch_tokens_max, engine.threads(), metrics.clone()));
-        // The longest usual sequence: every turn in the fair queue sends at least one.
-        let quantum_tokens = registry.backbones().active().max_length().min(batch_tokens_max);
-        let limits = Limits { batch_tokens_max, quantum_tokens };
+        let bounds = AdmissionConfig { queue_tokens_max, batch_tokens_max, workers: engine.threads() };
+        let admission = Admission::new(bounds, metrics.clone());
+        let limits = Limits { batch_tokens_max, quantum_tokens: (batch_tokens_max / TURNS_A_BATCH).max(1) };
         let scheduler = Scheduler::start(engine.clone(), limits, admission.clone(), metrics.clone());
         let reader = Reader::new(tokenizer_threads);
         let line = Line { admission, reader, scheduler, metrics: metrics.clone(), batch_tokens_max };

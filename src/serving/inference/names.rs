@@ -8,13 +8,14 @@ use hashlink::LruCache;
 
 use crate::domain::{Digest, Error, LongText, Matrix, Result, TextInput};
 use crate::engine::Work;
+use crate::serving::flow::{Caller, Flow};
 use crate::serving::inference::Inner;
 use crate::serving::inference::pass::{Pass, Passed, Target};
-use crate::serving::inference::read::{Cut, at_input};
+use crate::serving::inference::read::at_input;
 use crate::serving::inference::request::{Task, Timings};
 use crate::serving::registry::Lease;
-use crate::serving::scheduler::{Flow, Progress};
-use crate::text::spoken_name;
+use crate::serving::scheduler::Progress;
+use crate::text::{Cut, spoken_name};
 
 /// Names kept as vectors, over all adapters: 12 MiB of a hidden size of 384.
 const NAMES_KEPT_MAX: usize = 8192;
@@ -30,7 +31,7 @@ pub(super) struct Named {
 #[derive(Clone)]
 pub(super) struct Asking {
     pub(super) deadline: Instant,
-    pub(super) wait: bool,
+    pub(super) caller: Caller,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -62,14 +63,14 @@ impl Inner {
         let Lease { adapter, backbone, .. } = lease;
         let max_length = self.max_length(Some(adapter), backbone);
         let cut = Cut { max_length, long_text: LongText::Truncate, stride: 0 };
-        let Asking { deadline, wait, progress } = asking.clone();
+        let Asking { deadline, caller, progress } = asking.clone();
         let pass = Pass {
             tokenizer: backbone.tokenizer.clone(),
             inputs: texts.iter().cloned().map(TextInput::Text).collect(),
-            targets: vec![Target { work: Work::Name(adapter.clone()), cut }],
+            targets: vec![Target { work: Work::Name(adapter.clone()), cut, columns: 0 }],
             flow: Flow::Adapter(adapter.identity.name.clone()),
+            caller,
             deadline,
-            wait,
             progress,
         };
         let Passed { computed, timings, .. } = self.line.run(pass).await?;

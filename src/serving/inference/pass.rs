@@ -1,4 +1,5 @@
-//! The way every request takes: a guess is admitted, texts are read, the permit settled, sequences queued, outputs gathered.
+//! The way every request takes: a guess is admitted, texts are read, windows counted and then built, brought into the queue as far as the
+//! request's share allows, outputs gathered.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,20 +7,29 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
-use crate::domain::{LongText, Result, TextInput};
+use crate::domain::{Error, LongText, Result, TextInput};
 use crate::engine::{BatchSequence, Output, Work};
-use crate::serving::admission::{Admission, Permit, guess_tokens};
+use crate::serving::admission::{Admission, Hold, Ticket, guess_tokens};
+use crate::serving::flow::{Caller, Flow};
 use crate::serving::inference::decode::Computed;
-use crate::serving::inference::read::{Cut, Reader, Readings, Text, bytes};
+use crate::serving::inference::read::{Reader, Text, at_input, bytes};
 use crate::serving::inference::request::Timings;
-use crate::serving::scheduler::{Done, Flow, Item, Progress, Scheduler, answer};
-use crate::telemetry::Metrics;
-use crate::text::{Fitted, Tokenizer};
+use crate::serving::scheduler::{Done, Item, Progress, Scheduler, answer};
+use crate::telemetry::{IntGauge, Metrics};
+use crate::text::{Cut, Fitted, Layout, Tokenizer};
+
+/// Tokens of one text that go through several adapters in one pass, so that the layers below their own run once.
+const SHARED_TOKENS_MAX: usize = 512;
+
+/// Scores of one request: its tokens times the classes of its adapters. They are kept until its last window is computed: 32 MiB.
+const OUTPUT_VALUES_MAX: usize = 8 << 20;
 
 /// What every text of a request goes through.
 pub(super) struct Target {
     pub(super) work: Work,
     pub(super) cut: Cut,
+    /// Values that are computed for each token.
+    pub(super) columns: usize,
 }
 
 /// All of its targets are of one backbone.
@@ -28,9 +38,8 @@ pub(super) struct Pass {
     pub(super) inputs: Vec<TextInput>,
     pub(super) targets: Vec<Target>,
     pub(super) flow: Flow,
+    pub(super) caller: Caller,
     pub(super) deadline: Instant,
-    /// Wait for room rather than be refused.
-    pub(super) wait: bool,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -41,7 +50,7 @@ pub(super) struct Passed {
     /// Decoding is the caller's.
     pub(super) timings: Timings,
     /// Held until the answer.
-    pub(super) permit: Arc<Permit>,
+    pub(super) ticket: Ticket,
 }
 
 /// The parts a pass needs.
@@ -67,80 +76,158 @@ struct Group {
     sequences: Vec<BatchSequence>,
 }
 
+impl Group {
+    fn tokens(&self) -> usize {
+        self.sequences.iter().map(|sequence| sequence.ids.len()).sum()
+    }
+}
+
+/// How the groups of a request enter the queue.
+struct Entrance {
+    flow: Flow,
+    caller: Caller,
+    deadline: Instant,
+    progress: Arc<Progress>,
+    /// For each target the gauge of its adapter.
+    gauges: Vec<Option<IntGauge>>,
+}
+
 impl Line {
     /// Fails as a whole if it is refused or a text cannot be read; otherwise each target fails alone.
     pub(super) async fn run(&self, pass: Pass) -> Result<Passed> {
-        let Pass { tokenizer, inputs, targets, flow, deadline, wait, progress } = pass;
-        let guess = guess(&inputs, &targets);
-        let mut permit = self.admission.admit(guess, Instant::now(), deadline, wait).await?;
+        let Pass { tokenizer, inputs, targets, flow, caller, deadline, progress } = pass;
+        let guess = Guess::of(&inputs, &targets, self.shared_tokens_max(&targets));
+        let who = (flow.clone(), caller);
+        let entered = self.admission.enter(who, guess.first, guess.total, Instant::now(), deadline).await?;
+        let (mut ticket, first) = entered;
 
         let started = Instant::now();
-        let cuts = targets.iter().map(|target| target.cut).collect();
-        let Readings { texts, fitted } = self.reader.read(tokenizer, inputs, cuts, &self.admission, wait).await?;
+        let cuts: Vec<Cut> = targets.iter().map(|target| target.cut).collect();
+        let texts = self.reader.read(tokenizer.clone(), inputs, &cuts, (&flow, caller)).await?;
         let tokenize = started.elapsed();
 
-        self.settle(&mut permit, &targets, &fitted, wait).await?;
-        let permit = Arc::new(permit);
-        let groups = self.groups(&targets, &fitted, texts.len());
+        let fitted = fit(&tokenizer, &texts, &targets, &mut ticket)?;
+        let groups = groups(&targets, &fitted, texts.len(), self.shared_tokens_max(&targets));
         let places: Vec<Vec<Place>> = groups.iter().map(|group| group.places.clone()).collect();
-        let replies = self.enqueue(flow, groups, deadline, &progress, &permit);
         let started = Instant::now();
+        let gauges = targets.iter().map(|target| self.gauge(target)).collect();
+        let entrance = Entrance { flow, caller, deadline, progress, gauges };
+        let replies = self.enqueue(&entrance, groups, &ticket, first).await?;
         let done: Vec<Done> = join_all(replies.into_iter().map(answer)).await.into_iter().collect::<Result<_>>()?;
 
         let queue = done.iter().map(|done| done.queue).max().unwrap_or_default();
         let compute = started.elapsed().saturating_sub(queue);
         let timings = Timings { queue, tokenize, compute, decode: Duration::ZERO };
-        Ok(Passed { texts, computed: gather(fitted, &places, done), timings, permit })
+        Ok(Passed { texts, computed: gather(fitted, &places, done), timings, ticket })
     }
 
-    async fn settle(
+    /// One target: each sequence on its own, which packs best. Several: those of one text together.
+    fn shared_tokens_max(&self, targets: &[Target]) -> usize {
+        if targets.len() > 1 { SHARED_TOKENS_MAX.max(self.batch_tokens_max) } else { 0 }
+    }
+
+    fn gauge(&self, target: &Target) -> Option<IntGauge> {
+        let adapter = target.work.adapter()?;
+        let label = self.metrics.adapter_label(adapter.identity.name.as_str());
+        Some(self.metrics.queue_tokens.with_label_values(&[label]))
+    }
+
+    /// Brings all groups into the queue, each as soon as its tokens are free.
+    async fn enqueue(
         &self,
-        permit: &mut Permit,
-        targets: &[Target],
-        fitted: &[Result<Vec<Fitted>>],
-        wait: bool,
-    ) -> Result<()> {
-        let tokens: Vec<usize> = fitted.iter().map(|fitted| fitted.as_ref().map_or(0, |texts| count(texts))).collect();
-        self.admission.settle(permit, tokens.iter().sum(), wait).await?;
-        for (target, tokens) in targets.iter().zip(tokens) {
-            let Some(adapter) = target.work.adapter() else { continue };
-            let label = self.metrics.adapter_label(adapter.identity.name.as_str());
-            permit.show(self.metrics.queue_tokens.with_label_values(&[label]), tokens);
-        }
-        Ok(())
-    }
-
-    /// One target: each sequence on its own, which packs best. Several: those of one text together, as far as a batch
-    /// takes them, so that the layers below their adapters run once.
-    fn groups(&self, targets: &[Target], fitted: &[Result<Vec<Fitted>>], texts: usize) -> Vec<Group> {
-        let room = if targets.len() > 1 { self.batch_tokens_max } else { 0 };
-        let mut groups = Vec::new();
-        for text in 0..texts {
-            let of_text: Vec<(usize, &Fitted)> =
-                fitted.iter().enumerate().filter_map(|(at, fitted)| Some((at, &fitted.as_ref().ok()?[text]))).collect();
-            pack(targets, text, &of_text, room, &mut groups);
-        }
-        groups
-    }
-
-    fn enqueue(
-        &self,
-        flow: Flow,
+        entrance: &Entrance,
         groups: Vec<Group>,
-        deadline: Instant,
-        progress: &Arc<Progress>,
-        permit: &Arc<Permit>,
-    ) -> Vec<oneshot::Receiver<Done>> {
-        let enqueued_at = Instant::now();
-        let item = |group: Group| {
-            let (reply, answer) = oneshot::channel();
-            let (progress, permit, sequences) = (progress.clone(), permit.clone(), group.sequences);
-            (Item { sequences, deadline, enqueued_at, progress, reply, permit }, answer)
+        ticket: &Ticket,
+        first: Hold,
+    ) -> Result<Vec<oneshot::Receiver<Done>>> {
+        let mut replies = Vec::with_capacity(groups.len());
+        let mut groups = groups.into_iter().peekable();
+        let mut hold = match groups.peek() {
+            Some(group) => Some(ticket.fit(first, group.tokens()).await?),
+            None => None,
         };
-        let (items, replies) = groups.into_iter().map(item).unzip();
-        self.scheduler.push(flow, items);
-        replies
+        while let Some(held) = hold.take() {
+            let mut items = Vec::new();
+            let mut next = Some(held);
+            while let (Some(held), Some(group)) = (next.take(), groups.next()) {
+                let (item, reply) = entrance.item(group, held);
+                items.push(item);
+                replies.push(reply);
+                next = groups.peek().and_then(|group| ticket.try_hold(group.tokens()));
+            }
+            self.scheduler.push(entrance.flow.clone(), entrance.caller, items);
+            if let Some(group) = groups.peek() {
+                hold = Some(ticket.hold(group.tokens()).await?);
+            }
+        }
+        Ok(replies)
     }
+}
+
+impl Entrance {
+    fn item(&self, group: Group, mut hold: Hold) -> (Item, oneshot::Receiver<Done>) {
+        for (place, sequence) in group.places.iter().zip(&group.sequences) {
+            if let Some(gauge) = &self.gauges[place.target] {
+                hold.show(gauge, sequence.ids.len());
+            }
+        }
+        let (reply, answer) = oneshot::channel();
+        let item = Item {
+            sequences: group.sequences,
+            deadline: self.deadline,
+            enqueued_at: Instant::now(),
+            progress: self.progress.clone(),
+            reply,
+            hold,
+        };
+        (item, answer)
+    }
+}
+
+/// Windows of every text for every target: counted and settled before the first is built. A target that refuses a text fails alone.
+fn fit(
+    tokenizer: &Tokenizer,
+    texts: &[Text],
+    targets: &[Target],
+    ticket: &mut Ticket,
+) -> Result<Vec<Result<Vec<Fitted>>>> {
+    let many = texts.len() > 1;
+    let layout = |target: &Target| -> Result<Vec<Layout>> {
+        let one = |(at, text): (usize, &Text)| {
+            Layout::new(tokenizer, &text.encoding, target.cut).map_err(|error| at_input(error, at, many))
+        };
+        texts.iter().enumerate().map(one).collect()
+    };
+    let layouts: Vec<Result<Vec<Layout>>> = targets.iter().map(layout).collect();
+    let tokens = |layouts: &Result<Vec<Layout>>| layouts.iter().flatten().map(Layout::tokens).sum::<usize>();
+    ticket.settle(layouts.iter().map(tokens).sum())?;
+    let values = layouts.iter().zip(targets).map(|(layouts, target)| tokens(layouts) * target.columns).sum();
+    refuse_many_values(values)?;
+    let build = |layouts: Vec<Layout>| -> Vec<Fitted> {
+        layouts.iter().zip(texts).map(|(layout, text)| layout.build(tokenizer, &text.encoding)).collect()
+    };
+    Ok(layouts.into_iter().map(|layouts| layouts.map(build)).collect())
+}
+
+fn refuse_many_values(values: usize) -> Result<()> {
+    if values <= OUTPUT_VALUES_MAX {
+        return Ok(());
+    }
+    Err(Error::too_large(format!(
+        "the request asks for {values} scores (its tokens times the classes of its adapters); at most {OUTPUT_VALUES_MAX} are \
+         taken at once: send fewer or shorter inputs, or fewer candidate labels"
+    )))
+}
+
+/// Sequences that go into the queue together, in the order of the texts: at most `room` tokens, or one sequence.
+fn groups(targets: &[Target], fitted: &[Result<Vec<Fitted>>], texts: usize, room: usize) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for text in 0..texts {
+        let of_text: Vec<(usize, &Fitted)> =
+            fitted.iter().enumerate().filter_map(|(at, fitted)| Some((at, &fitted.as_ref().ok()?[text]))).collect();
+        pack(targets, text, &of_text, room, &mut groups);
+    }
+    groups
 }
 
 /// Appends the sequences of one text, equal windows of different targets side by side, in groups of at most `room` tokens
@@ -188,17 +275,26 @@ fn put(outputs: &mut Vec<Result<Output>>, window: usize, output: Result<Output>)
 }
 
 /// Tokens of a request before it is tokenized.
-fn guess(inputs: &[TextInput], targets: &[Target]) -> usize {
-    let one = |target: &Target, input: &TextInput| {
-        let guess = guess_tokens(bytes(input));
-        match target.cut.long_text {
-            LongText::Window => guess,
-            _ => guess.min(target.cut.max_length),
-        }
-    };
-    targets.iter().flat_map(|target| inputs.iter().map(move |input| one(target, input))).sum()
+struct Guess {
+    /// Of what goes into the queue first.
+    first: usize,
+    total: usize,
 }
 
-fn count(texts: &[Fitted]) -> usize {
-    texts.iter().flat_map(|fitted| &fitted.windows).map(|window| window.ids.len()).sum()
+impl Guess {
+    fn of(inputs: &[TextInput], targets: &[Target], shared: usize) -> Self {
+        let first = |input: &TextInput| {
+            let windows = targets.iter().map(|target| guess_tokens(bytes(input)).min(target.cut.max_length));
+            if shared == 0 { windows.sum() } else { windows.sum::<usize>().min(shared) }
+        };
+        let one = |target: &Target, input: &TextInput| {
+            let guess = guess_tokens(bytes(input));
+            match target.cut.long_text {
+                LongText::Window => guess,
+                LongText::Truncate | LongText::Error => guess.min(target.cut.max_length),
+            }
+        };
+        let total = targets.iter().flat_map(|target| inputs.iter().map(move |input| one(target, input))).sum();
+        Self { first: inputs.first().map_or(1, first), total }
+    }
 }

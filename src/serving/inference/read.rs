@@ -1,28 +1,12 @@
-//! Texts to model input, off the async threads and within bounds: how many tokenize at once, and how many bytes wait for it.
+//! Texts to model input: off the async threads, no more than is needed, and in turns with everybody else's.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::{Error, LongText, Result, TextInput};
-use crate::serving::admission::Admission;
-use crate::text::{Encoding, Fitted, Tokenizer, fit};
-
-/// Texts in or before tokenization: eight of the largest bodies, a second or two of work.
-const BACKLOG_BYTES_MAX: usize = 16 << 20;
-/// Tokenizing drains its backlog within about that.
-const BACKLOG_RETRY: Duration = Duration::from_secs(1);
-
-/// How one target cuts its texts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Cut {
-    /// Tokens of a sequence, special ones included.
-    pub(super) max_length: usize,
-    pub(super) long_text: LongText,
-    /// Tokens that neighbouring windows share.
-    pub(super) stride: usize,
-}
+use crate::serving::admission::REQUEST_TOKENS_MAX;
+use crate::serving::flow::{Caller, Flow};
+use crate::serving::turns::Turns;
+use crate::text::{Cut, Encoding, PIECE_BYTES, Reading, Tokenizer};
 
 /// An input and its tokens.
 pub(super) struct Text {
@@ -30,71 +14,106 @@ pub(super) struct Text {
     pub(super) encoding: Encoding,
 }
 
-/// Inputs as model input.
-pub(super) struct Readings {
-    pub(super) texts: Vec<Text>,
-    /// For each cut the texts' windows; a cut that refuses one of the texts fails alone.
-    pub(super) fitted: Vec<Result<Vec<Fitted>>>,
+/// The threads that tokenize.
+pub(super) struct Reader {
+    turns: Arc<Turns>,
 }
 
-/// The bounds of tokenization.
-pub(super) struct Reader {
-    threads: Arc<Semaphore>,
-    backlog: Arc<Semaphore>,
+/// A request's inputs on their way to tokens.
+struct Work {
+    tokenizer: Arc<Tokenizer>,
+    /// Not finished, the next last.
+    left: Vec<Reading>,
+    done: Vec<Text>,
+    many: bool,
+    /// Tokens of one text that any of the request's cuts reads.
+    tokens_max: usize,
+    /// Tokens of all texts.
+    tokens: usize,
 }
 
 impl Reader {
     pub(super) fn new(threads: usize) -> Self {
-        let threads = Arc::new(Semaphore::new(threads.max(1)));
-        Self { threads, backlog: Arc::new(Semaphore::new(BACKLOG_BYTES_MAX)) }
+        Self { turns: Turns::new(threads, PIECE_BYTES) }
     }
 
-    /// Tokenizes once and cuts for each target. Without `wait`, `overloaded` at once if too many bytes wait already.
+    /// Tokenizes each input as far as one of `cuts` reads it. `payload_too_large` once more tokens are read than a request may have.
     pub(super) async fn read(
         &self,
         tokenizer: Arc<Tokenizer>,
         inputs: Vec<TextInput>,
-        cuts: Vec<Cut>,
-        admission: &Admission,
-        wait: bool,
-    ) -> Result<Readings> {
-        let place = self.place(inputs.iter().map(bytes).sum(), admission, wait).await?;
-        let thread = self.threads.clone().acquire_owned().await.map_err(|_closed| stopping())?;
-        let work = move || {
-            // Both are free again when the work is done, also if nobody waits for it any more.
-            let _held = (place, thread);
-            read(&tokenizer, inputs, &cuts)
-        };
-        let failed = |source| Error::internal("tokenization ended unexpectedly").with_source(source);
-        tokio::task::spawn_blocking(work).await.map_err(failed)?
-    }
-
-    async fn place(&self, bytes: usize, admission: &Admission, wait: bool) -> Result<OwnedSemaphorePermit> {
-        let bytes = bytes.clamp(1, BACKLOG_BYTES_MAX) as u32;
-        let backlog = self.backlog.clone();
-        if wait {
-            return backlog.acquire_many_owned(bytes).await.map_err(|_closed| stopping());
+        cuts: &[Cut],
+        (flow, caller): (&Flow, Caller),
+    ) -> Result<Vec<Text>> {
+        let mut work = Work::new(tokenizer, inputs, cuts);
+        while let Some(cost) = work.next_cost() {
+            let turn = self.turns.take(flow, caller, cost).await?;
+            let piece = move || {
+                // The turn ends with the work, also if nobody waits for it any more.
+                let _turn = turn;
+                work.advance().map(|()| work)
+            };
+            let failed = |source| Error::internal("tokenization ended unexpectedly").with_source(source);
+            work = tokio::task::spawn_blocking(piece).await.map_err(failed)??;
         }
-        backlog.try_acquire_many_owned(bytes).map_err(|_full| {
-            admission.reject("tokenizer_full");
-            Error::overloaded(format!("{BACKLOG_BYTES_MAX} bytes of text wait for the tokenizer"), BACKLOG_RETRY)
-        })
+        Ok(work.done)
     }
 }
 
-fn read(tokenizer: &Tokenizer, inputs: Vec<TextInput>, cuts: &[Cut]) -> Result<Readings> {
-    let many = inputs.len() > 1;
-    let encode = |(at, input): (usize, TextInput)| {
-        let encoding = tokenizer.encode(&input).map_err(|error| at_input(error, at, many))?;
-        Ok(Text { input, encoding })
-    };
-    let texts: Vec<Text> = inputs.into_iter().enumerate().map(encode).collect::<Result<_>>()?;
-    let fit_one = |cut: &Cut, at: usize, text: &Text| {
-        fit(tokenizer, &text.encoding, cut.max_length, cut.long_text, cut.stride).map_err(|e| at_input(e, at, many))
-    };
-    let fit_all = |cut: &Cut| texts.iter().enumerate().map(|(at, text)| fit_one(cut, at, text)).collect();
-    let fitted = cuts.iter().map(fit_all).collect();
-    Ok(Readings { texts, fitted })
+impl Work {
+    fn new(tokenizer: Arc<Tokenizer>, inputs: Vec<TextInput>, cuts: &[Cut]) -> Self {
+        let read = |cut: &Cut| match cut.long_text {
+            LongText::Truncate => cut.max_length,
+            LongText::Window | LongText::Error => REQUEST_TOKENS_MAX,
+        };
+        Self {
+            tokenizer,
+            many: inputs.len() > 1,
+            done: Vec::with_capacity(inputs.len()),
+            left: inputs.into_iter().rev().map(Reading::new).collect(),
+            tokens_max: cuts.iter().map(read).max().unwrap_or(0),
+            tokens: 0,
+        }
+    }
+
+    /// Bytes of the next turn: one piece, or several texts that are not longer together. None when all is read.
+    fn next_cost(&self) -> Option<usize> {
+        let next = self.left.last()?;
+        Some(next.bytes_left().min(PIECE_BYTES))
+    }
+
+    /// Reads for one turn.
+    fn advance(&mut self) -> Result<()> {
+        let mut bytes = PIECE_BYTES;
+        while let Some(mut reading) = self.left.pop() {
+            let left_before = reading.bytes_left();
+            let tokens_before = reading.tokens();
+            let at = self.done.len();
+            let more =
+                reading.advance(&self.tokenizer, self.tokens_max).map_err(|error| at_input(error, at, self.many))?;
+            self.tokens += reading.tokens() - tokens_before;
+            if self.tokens > REQUEST_TOKENS_MAX {
+                return Err(too_many());
+            }
+            bytes = bytes.saturating_sub(left_before - reading.bytes_left());
+            if more && reading.bytes_left() > 0 {
+                self.left.push(reading);
+            } else {
+                let (input, encoding) = reading.finish(&self.tokenizer);
+                self.done.push(Text { input, encoding });
+            }
+            if bytes == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn too_many() -> Error {
+    Error::too_large(format!(
+        "the inputs have more than {REQUEST_TOKENS_MAX} tokens; at most so many are taken at once: send fewer or shorter inputs"
+    ))
 }
 
 /// Says which of several inputs failed.
@@ -109,8 +128,4 @@ pub(super) fn bytes(input: &TextInput) -> usize {
         TextInput::Words(words) => words.iter().map(|word| word.len() + 1).sum(),
         TextInput::Pair { text, text_pair } => text.len() + text_pair.len(),
     }
-}
-
-fn stopping() -> Error {
-    Error::unavailable("the server is stopping")
 }

@@ -7,6 +7,7 @@ use crate::domain::{
     AdapterIdentity, AdapterRef, BackboneIdentity, CandidateLabels, ClassifyParameters, ClassifyPrediction,
     EmbedParameters, Family, NerParameters, NerPrediction, TextInput,
 };
+use crate::serving::flow::Caller;
 
 /// What is wanted of every input of a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,8 +47,7 @@ pub struct InferenceRequest {
     pub adapter: Option<AdapterRef>,
     pub inputs: Vec<TextInput>,
     pub deadline: Option<Instant>,
-    /// Streams wait for a permit within their deadline where unary calls are refused at once.
-    pub wait: bool,
+    pub caller: Caller,
 }
 
 /// Where a request's time went.
@@ -127,7 +127,7 @@ pub struct EmbedAnswer {
 pub struct InferenceConfig {
     /// Tokens of one forward pass.
     pub batch_tokens_max: usize,
-    /// Tokens admitted and not yet answered, over all adapters.
+    /// Tokens in the queue and at work, over all adapters.
     pub queue_tokens_max: usize,
     /// Requests without a deadline of their own get this one.
     pub request_timeout: Duration,

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::domain::{Error, Family, LongText, PreFinetuneHyperparameters, Result, TextInput};
-use crate::text::{Tokenizer, Window, fit};
+use crate::text::{Cut, Tokenizer, Window, fit};
 use crate::training::batches::{Draw, seed_of};
 use crate::training::collate::first_tokens;
 use crate::training::dataset::Example;
@@ -151,7 +151,7 @@ impl<'a> Reader<'a> {
 
     fn text(&self, text: &str, max_length: usize, side: Side) -> Result<Sequence> {
         let encoding = self.tokenizer.encode(&TextInput::Text(text.to_owned()))?;
-        let fitted = fit(self.tokenizer, &encoding, max_length, LongText::Truncate, 0)?;
+        let fitted = fit(self.tokenizer, &encoding, Cut { max_length, long_text: LongText::Truncate, stride: 0 })?;
         let window = fitted.windows.into_iter().next().ok_or_else(|| Error::internal("a text without a window"))?;
         Ok(Sequence { window, takes: Takes::Mean, side })
     }
@@ -167,7 +167,8 @@ impl<'a> Reader<'a> {
             return Err(Error::internal("a row without tags among NER rows"));
         };
         let encoding = self.tokenizer.encode(&TextInput::Words(words.clone()))?;
-        let mut fitted = fit(self.tokenizer, &encoding, self.max_length, LongText::Window, self.max_length / 4)?;
+        let cut = Cut { max_length: self.max_length, long_text: LongText::Window, stride: self.max_length / 4 };
+        let mut fitted = fit(self.tokenizer, &encoding, cut)?;
         let window = fitted.windows.swap_remove(choose(fitted.windows.len()));
         let firsts = first_tokens(&encoding.words, words.len());
         let word_at = |token: Option<usize>| {

@@ -17,7 +17,7 @@ pub(super) async fn answer(call: &Call, request: ClassifyRequest) -> Result<Clas
     let adapter = call.asked(request.adapter.as_deref())?;
     let task = Task::Classify(request.parameters.unwrap_or_default().into_domain()?);
     let inputs = request.inputs.into_domain(call.api.inputs_max, true)?;
-    let request = InferenceRequest { task, adapter, inputs, deadline: call.deadline, wait: call.wait };
+    let request = InferenceRequest { task, adapter, inputs, deadline: call.deadline, caller: call.caller };
     let answer = call.inference().infer(request).await?;
     call.answered(Some(&answer.adapter), answer.timings);
     let Predictions::Classify(predictions) = answer.predictions else {

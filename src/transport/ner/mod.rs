@@ -18,7 +18,8 @@ pub(super) async fn answer(call: &Call, request: NerRequest) -> Result<NerRespon
     let parameters = request.parameters.unwrap_or_default().into_domain()?;
     let inputs = request.inputs.into_domain(call.api.inputs_max, false)?;
     let task = Task::Ner(parameters.clone());
-    let request = InferenceRequest { task, adapter, inputs: inputs.clone(), deadline: call.deadline, wait: call.wait };
+    let request =
+        InferenceRequest { task, adapter, inputs: inputs.clone(), deadline: call.deadline, caller: call.caller };
     let answer = call.inference().infer(request).await?;
     call.answered(Some(&answer.adapter), answer.timings);
     let Predictions::Ner(predictions) = answer.predictions else {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trunkline::domain::{AdapterName, AdapterRef, Alias, AliasTarget, ErrorKind, TextInput};
-use trunkline::serving::{Answer, Inference, InferenceRequest, Predictions, Task, VersionState};
+use trunkline::serving::{Answer, Caller, Inference, InferenceRequest, Predictions, Task, VersionState};
 
 use super::world::{Kind, Settings, TEXTS, World, assert_same, classify, encoder, ner};
 
@@ -239,7 +239,7 @@ async fn a_pair_is_classified_and_refused_for_entities() {
     let ask = |adapter: &str, task| {
         let adapter = Some(adapter.parse().unwrap());
         let inputs = vec![pair.clone()];
-        world.inference.infer(InferenceRequest { task, adapter, inputs, deadline: None, wait: false })
+        world.inference.infer(InferenceRequest { task, adapter, inputs, deadline: None, caller: Caller::single() })
     };
     let answer = ask("c", Task::Classify(Default::default())).await.unwrap();
     assert!(matches!(&answer.predictions, Predictions::Classify(p) if p[0].labels.len() == 3));

@@ -10,7 +10,7 @@ use trunkline::domain::{
     Activation, CandidateLabels, ClassifyParameters, EmbedParameters, ErrorKind, Family, HeadForm, LongText,
     NerParameters, ProblemType, TextInput,
 };
-use trunkline::serving::{AnalyzeRequest, AnalyzeTarget, EmbedRequest, Predictions, Task};
+use trunkline::serving::{AnalyzeRequest, AnalyzeTarget, Caller, EmbedRequest, InferenceRequest, Predictions, Task};
 
 use super::world::{Kind, Settings, TEXTS, World, assert_same, classify, encoder, ner, primary, request};
 
@@ -218,7 +218,7 @@ async fn a_request_given_up_leaves_the_queue_and_is_never_computed() {
 async fn a_deadline_is_kept_before_the_queue_and_in_it() {
     let world = World::new(ONE_WORKER, &[("places", Kind::ner(1))]).await;
     let ask = |deadline| {
-        let request = trunkline::serving::InferenceRequest { deadline: Some(deadline), ..ner("places", &["a"]) };
+        let request = InferenceRequest { deadline: Some(deadline), ..ner("places", &["a"]) };
         world.inference.infer(request)
     };
     let expired = |stage: &str| world.metrics.expired.with_label_values(&[stage]).get();
@@ -233,38 +233,84 @@ async fn a_deadline_is_kept_before_the_queue_and_in_it() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once_and_lets_streams_wait() {
-    let settings = Settings { queue_tokens_max: 64, ..ONE_WORKER };
+async fn a_full_share_refuses_at_once_lets_streams_wait_and_leaves_other_adapters_alone() {
+    let settings = Settings { queue_tokens_max: 96, ..ONE_WORKER };
     let world = World::new(settings, &[("places", Kind::ner(1)), ("topics", Kind::classify(2))]).await;
     world.inference.infer(ner("places", &["a word to measure the speed with"])).await.unwrap();
     let text = "one two three four five six seven eight nine ten";
-    let queued = world.metrics.queue_tokens.with_label_values(&["places"]);
+    let queued = |name: &str| world.metrics.queue_tokens.with_label_values(&[name]).get();
     let busy = world.engine.slot().await.unwrap();
-    let spawn = |wait| {
+    let spawn = |caller| {
         let inference = world.inference.clone();
-        let request = trunkline::serving::InferenceRequest { wait, ..ner("places", &[text]) };
+        let request = InferenceRequest { caller, ..ner("places", &[text]) };
         tokio::spawn(async move { inference.infer(request).await })
     };
-    let mut admitted = vec![spawn(false)];
-    world.until("the first request's tokens", |_| queued.get() > 0).await;
-    let each = queued.get();
-    for count in 2..=64 / each {
-        admitted.push(spawn(false));
-        world.until("the next request's tokens", |_| queued.get() == count * each).await;
-    }
-    let refused = world.inference.infer(classify("topics", &[text])).await.unwrap_err();
+    let mut admitted = vec![spawn(Caller::single())];
+    world.until("the first request's tokens", |_| queued("places") > 0).await;
+    let each = queued("places");
+    let refused = loop {
+        let request = spawn(Caller::single());
+        let count = admitted.len() as i64 + 1;
+        world.until("its tokens or its refusal", |_| queued("places") == count * each || request.is_finished()).await;
+        if request.is_finished() {
+            break request.await.unwrap().unwrap_err();
+        }
+        admitted.push(request);
+    };
     assert_eq!(refused.kind(), ErrorKind::Overloaded);
     assert!(refused.retry_after().is_some_and(|after| after > Duration::ZERO));
     assert_eq!(world.metrics.rejected.with_label_values(&["queue_full"]).get(), 1);
-    let waiting = spawn(true);
-    let large = world.inference.infer(ner("places", &[text; 40])).await.unwrap_err();
-    assert_eq!(large.kind(), ErrorKind::Overloaded);
+    assert!(queued("places") <= 64, "two thirds are a lone adapter's share");
+    let waiting = spawn(Caller::stream());
+    let (inference, other) = (world.inference.clone(), classify("topics", &[text; 20]));
+    let other = tokio::spawn(async move { inference.infer(other).await });
+    world.until("the other adapter's tokens", |_| queued("topics") > 0).await;
     drop(busy);
-    for request in admitted.into_iter().chain([waiting]) {
+    for request in admitted.into_iter().chain([waiting, other]) {
         request.await.unwrap().unwrap();
     }
     assert!(world.inference.drained(Instant::now() + Duration::from_secs(20)).await);
     world.inference.infer(ner("places", &[text; 40])).await.expect("an idle server takes more than its queue's length");
+}
+
+#[tokio::test]
+async fn a_long_request_lets_short_ones_of_its_own_adapter_pass() {
+    let settings = Settings { queue_tokens_max: 256, batch_tokens_max: 32, ..ONE_WORKER };
+    let world = World::new(settings, &[("places", Kind::ner(1))]).await;
+    let long = "one two three four five ".repeat(2000);
+    let inference = world.inference.clone();
+    let long = tokio::spawn(async move { inference.infer(ner("places", &[&long])).await });
+    world.until("the long request's first pass", |metrics| metrics.batch_tokens.get_sample_count() > 0).await;
+    for _ in 0..20 {
+        let before = world.metrics.batch_tokens.get_sample_count();
+        world.inference.infer(ner("places", &["short"])).await.unwrap();
+        let passes = world.metrics.batch_tokens.get_sample_count() - before;
+        assert!(passes <= 16, "{passes} passes until a short text was answered");
+    }
+    assert!(!long.is_finished(), "the long one was to be under way all the time");
+    long.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_a_request_asks_is_counted_before_it_is_built() {
+    let world = World::new(ONE_WORKER, &[("places", Kind::ner(1))]).await;
+    let long = "a ".repeat(1_000_000);
+    let windows = |stride| {
+        let parameters = NerParameters { stride, ..NerParameters::default() };
+        request("places", Task::Ner(parameters), &[&"a ".repeat(20_000)])
+    };
+    let cases = [ner("places", &[&long]), windows(25), ner("places", &[&long[..100_000], &long[..100_000]])];
+    for asked in cases {
+        let started = Instant::now();
+        let error = world.inference.infer(asked).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PayloadTooLarge, "{error}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+    let cut = ClassifyParameters { long_text: LongText::Truncate, ..Default::default() };
+    let world = World::new(ONE_WORKER, &[("topics", Kind::classify(1))]).await;
+    let started = Instant::now();
+    world.inference.infer(request("topics", Task::Classify(cut), &[&long])).await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(500), "only what is read is tokenized: {:?}", started.elapsed());
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use trunkline::domain::{
 use trunkline::engine::{Engine, EngineConfig, ResidentAdapter, ResidentBackbone, Through};
 use trunkline::model::Encoder;
 use trunkline::serving::{
-    Answer, BackboneJournal, Backbones, Inference, InferenceConfig, InferenceRequest, Predictions, Registry,
+    Answer, BackboneJournal, Backbones, Caller, Inference, InferenceConfig, InferenceRequest, Predictions, Registry,
     RegistryConfig, Task,
 };
 use trunkline::telemetry::Metrics;
@@ -270,7 +270,7 @@ pub(crate) fn request(adapter: &str, task: Task, texts: &[&str]) -> InferenceReq
         adapter: Some(adapter.parse().unwrap()),
         inputs: texts.iter().map(|&text| TextInput::Text(text.to_owned())).collect(),
         deadline: None,
-        wait: false,
+        caller: Caller::single(),
     }
 }
 
