@@ -17,7 +17,7 @@ WHERE = 'namespace=~"$namespace",instance=~"$instance"'
 PROCESS = 'job="trunkline",' + WHERE
 ADAPTER = 'adapter=~"$adapter",' + WHERE
 ANSWERS = 'route!~"/v1/admin/.*|.*[.]Admin/.*",' + WHERE
-SOURCE = {"type": "prometheus", "uid": "$datasource"}
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 NAMED = 'adapter!="",' + ADAPTER
 COLUMNS = 24
 

@@ -7,7 +7,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
 use crate::domain::{Error, Result};
-use crate::telemetry::{IntGauge, Metrics};
+use crate::telemetry::{IntGauge, Metrics, RejectReason};
 
 /// English has 4 to 5 bytes a token. A guess for what is not tokenized yet: corrected as soon as it is.
 const BYTES_PER_TOKEN: usize = 4;
@@ -125,7 +125,7 @@ impl Admission {
     pub(super) async fn settle(&self, permit: &mut Permit, tokens: usize, wait: bool) -> Result<()> {
         let request_max = self.tokens_max.max(REQUEST_TOKENS_MAX);
         if tokens > request_max {
-            self.reject("too_large");
+            self.reject(RejectReason::TooLarge);
             return Err(Error::too_large(format!(
                 "the request has {tokens} tokens; at most {request_max} are taken at once: send fewer or shorter inputs"
             )));
@@ -177,7 +177,7 @@ impl Admission {
         let queued = self.queued();
         let left = deadline.saturating_duration_since(now);
         if is_hopeless(queued, self.batch_tokens_max, left, self.speed(), self.workers) {
-            self.reject("deadline");
+            self.reject(RejectReason::Deadline);
             let retry = retry_after(queued, self.speed(), self.workers);
             let left = left.as_millis();
             let message = format!("{queued} tokens wait, which takes longer than the deadline's {left} ms");
@@ -188,15 +188,15 @@ impl Admission {
     }
 
     fn overloaded(&self, wanted: usize) -> Error {
-        self.reject("queue_full");
+        self.reject(RejectReason::QueueFull);
         let queued = self.queued();
         let retry = retry_after((queued + wanted).saturating_sub(self.tokens_max), self.speed(), self.workers);
         let max = self.tokens_max;
         Error::overloaded(format!("{queued} tokens wait and {wanted} more are asked; {max} may wait"), retry)
     }
 
-    pub(super) fn reject(&self, reason: &str) {
-        self.metrics.rejected.with_label_values(&[reason]).inc();
+    pub(super) fn reject(&self, reason: RejectReason) {
+        self.metrics.rejected.inc(reason);
     }
 
     fn speed(&self) -> Speed {

@@ -12,7 +12,7 @@ use crate::domain::{AdapterName, Error, Result};
 use crate::engine::{Batch, BatchOutput, BatchSequence, Engine, Output, Slot};
 use crate::serving::admission::{Admission, Permit};
 use crate::serving::batcher::{Batcher, Limits};
-use crate::telemetry::Metrics;
+use crate::telemetry::{ExpiredStage, Metrics};
 
 /// What shares one turn of the fair queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +30,6 @@ pub(super) enum Flow {
 pub(super) struct Progress(AtomicU8);
 
 impl Progress {
-    const STAGES: [&'static str; 3] = ["admission", "queue", "compute"];
-
     pub(super) fn queued(&self) {
         self.0.fetch_max(1, Ordering::Relaxed);
     }
@@ -40,8 +38,12 @@ impl Progress {
         self.0.fetch_max(2, Ordering::Relaxed);
     }
 
-    pub(super) fn stage(&self) -> &'static str {
-        Self::STAGES[usize::from(self.0.load(Ordering::Relaxed)).min(2)]
+    pub(super) fn stage(&self) -> ExpiredStage {
+        match self.0.load(Ordering::Relaxed) {
+            0 => ExpiredStage::Admission,
+            1 => ExpiredStage::Queue,
+            _ => ExpiredStage::Compute,
+        }
     }
 }
 

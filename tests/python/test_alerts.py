@@ -110,8 +110,8 @@ def test_the_dashboard_asks_which_source_namespace_instance_and_adapter():
     assert names == ["datasource", "namespace", "instance", "adapter"]
     assert any('adapter=~"$adapter"' in query for _, query in QUERIES)
     for panel in PANELS:
-        assert panel["datasource"]["uid"] == "$datasource" and panel["description"], panel["title"]
-        assert all(target["datasource"]["uid"] == "$datasource" for target in panel["targets"])
+        assert panel["datasource"]["uid"] == "${datasource}" and panel["description"], panel["title"]
+        assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
 
 
 def test_every_figure_of_the_first_row_turns_red_but_the_traffic():

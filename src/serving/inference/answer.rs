@@ -16,7 +16,7 @@ use crate::serving::inference::request::{
 };
 use crate::serving::registry::Lease;
 use crate::serving::scheduler::{Flow, Progress};
-use crate::telemetry::Metrics;
+use crate::telemetry::{LabelValue as _, Metrics, Phase};
 
 /// Tokens that windows of a classified text share, at most; they vote, so little overlap is enough.
 const CLASSIFY_OVERLAP_TOKENS: usize = 64;
@@ -200,13 +200,13 @@ impl Inner {
     }
 
     pub(super) fn observe(&self, timings: &Timings) {
-        let phase = |name: &str, took: Duration| {
-            self.metrics.phase_duration.with_label_values(&[name]).observe(took.as_secs_f64());
+        let phase = |phase: Phase, took: Duration| {
+            self.metrics.phase_duration.with_label_values(&[phase.as_str()]).observe(took.as_secs_f64());
         };
-        phase("queue", timings.queue);
-        phase("tokenize", timings.tokenize);
-        phase("compute", timings.compute);
-        phase("decode", timings.decode);
+        phase(Phase::Queue, timings.queue);
+        phase(Phase::Tokenize, timings.tokenize);
+        phase(Phase::Compute, timings.compute);
+        phase(Phase::Decode, timings.decode);
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::{Error, LongText, Result, TextInput};
 use crate::serving::admission::Admission;
+use crate::telemetry::RejectReason;
 use crate::text::{Encoding, Fitted, Tokenizer, fit};
 
 /// Texts in or before tokenization: eight of the largest bodies, a second or two of work.
@@ -76,7 +77,7 @@ impl Reader {
             return backlog.acquire_many_owned(bytes).await.map_err(|_closed| stopping());
         }
         backlog.try_acquire_many_owned(bytes).map_err(|_full| {
-            admission.reject("tokenizer_full");
+            admission.reject(RejectReason::TokenizerFull);
             Error::overloaded(format!("{BACKLOG_BYTES_MAX} bytes of text wait for the tokenizer"), BACKLOG_RETRY)
         })
     }
