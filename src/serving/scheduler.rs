@@ -13,15 +13,13 @@ use crate::engine::{Batch, BatchOutput, BatchSequence, Engine, Output, Slot};
 use crate::serving::admission::{Admission, Hold};
 use crate::serving::batcher::{Batcher, Limits};
 use crate::serving::flow::{Caller, Flow};
-use crate::telemetry::Metrics;
+use crate::telemetry::{ExpiredStage, Metrics};
 
 /// Where a request is; tells where it expired.
 #[derive(Default)]
 pub(super) struct Progress(AtomicU8);
 
 impl Progress {
-    const STAGES: [&'static str; 3] = ["admission", "queue", "compute"];
-
     pub(super) fn queued(&self) {
         self.0.fetch_max(1, Ordering::Relaxed);
     }
@@ -30,8 +28,12 @@ impl Progress {
         self.0.fetch_max(2, Ordering::Relaxed);
     }
 
-    pub(super) fn stage(&self) -> &'static str {
-        Self::STAGES[usize::from(self.0.load(Ordering::Relaxed)).min(2)]
+    pub(super) fn stage(&self) -> ExpiredStage {
+        match self.0.load(Ordering::Relaxed) {
+            0 => ExpiredStage::Admission,
+            1 => ExpiredStage::Queue,
+            _ => ExpiredStage::Compute,
+        }
     }
 }
 

@@ -9,8 +9,13 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::telemetry::labels::{CounterBy, ExpiredStage, LabelValue as _, LoadOutcome, Phase, RejectReason};
+
 /// What adapters without series of their own are called.
 const OTHER: &str = "other";
+
+/// Twice the same id: Prometheus has a label `job` of its own and puts it over ours, so dashboards read `job_id`.
+const JOB_LABELS: [&str; 2] = ["job", "job_id"];
 
 /// Seconds: 0.5 ms to about 16 s, doubling.
 fn duration_buckets() -> Vec<f64> {
@@ -24,9 +29,9 @@ pub struct Metrics {
     adapter_labels_max: usize,
     /// `route, adapter, code`
     pub requests: IntCounterVec,
-    /// `route`
+    /// `route`: requests that end when they are answered. Streams and uploads, which last as long as their caller likes, are out.
     pub request_duration: HistogramVec,
-    /// `phase` = queue, tokenize, compute, decode
+    /// `phase`
     pub phase_duration: HistogramVec,
     pub batch_tokens: Histogram,
     pub batch_sequences: Histogram,
@@ -38,11 +43,13 @@ pub struct Metrics {
     pub backlog_tokens: IntGauge,
     pub prefix_tokens_saved: IntCounter,
     /// `reason`
-    pub rejected: IntCounterVec,
-    /// `stage` = admission, queue, compute
-    pub expired: IntCounterVec,
+    pub rejected: CounterBy<RejectReason>,
+    /// `stage`
+    pub expired: CounterBy<ExpiredStage>,
     /// `adapter, version`: 1 resident, 0 registered
     pub adapter_resident: IntGaugeVec,
+    /// Of all adapters, also of those without series of their own.
+    pub adapters_resident: IntGauge,
     pub adapter_bytes: IntGauge,
     /// `adapter, outcome`
     pub adapter_loads: IntCounterVec,
@@ -56,14 +63,16 @@ pub struct Metrics {
     pub entities: IntCounterVec,
     /// `adapter, label`
     pub predictions: IntCounterVec,
-    /// `status`
+    /// `status`: jobs that the journal has now; it forgets the oldest finished ones.
     pub jobs: IntGaugeVec,
-    /// `job`
-    pub job_step: IntGaugeVec,
-    /// `job`
-    pub job_loss: GaugeVec,
-    /// `job`
-    pub job_tokens_per_second: GaugeVec,
+    /// `status`: since the process began
+    pub jobs_finished: IntCounterVec,
+    /// `job, job_id`
+    job_step: IntGaugeVec,
+    /// `job, job_id`
+    job_loss: GaugeVec,
+    /// `job, job_id`
+    job_tokens_per_second: GaugeVec,
     /// `name, fingerprint, precision, kernel`
     pub backbone_info: IntGaugeVec,
     /// `name, fingerprint`: 1 for what computes requests without an adapter, 0 for what stays for its adapters
@@ -136,25 +145,20 @@ impl Metrics {
         let rejected = b.counters("rejected_total", "Requests refused at admission", &["reason"]);
         let expired =
             b.counters("expired_total", "Requests whose deadline passed or whose client left, by where", &["stage"]);
-        // Series that exist from the start: a rate over a counter that appears with its first event misses that event.
-        ["queue_full", "deadline", "too_large"].iter().for_each(|reason| drop(rejected.with_label_values(&[*reason])));
-        ["admission", "queue", "compute"].iter().for_each(|stage| drop(expired.with_label_values(&[*stage])));
+        let phase_duration =
+            b.histograms("phase_duration_seconds", "Time of a request in each phase", duration_buckets(), &["phase"]);
+        Phase::ALL.iter().for_each(|phase| drop(phase_duration.with_label_values(&[phase.as_str()])));
         Self {
             adapters: RwLock::default(),
             adapter_labels_max,
             requests: b.counters("requests_total", "Requests answered, each once", &["route", "adapter", "code"]),
             request_duration: b.histograms(
                 "request_duration_seconds",
-                "Request to answer",
+                "Request to answer, without streams and uploads",
                 duration_buckets(),
                 &["route"],
             ),
-            phase_duration: b.histograms(
-                "phase_duration_seconds",
-                "Time of a request in each phase",
-                duration_buckets(),
-                &["phase"],
-            ),
+            phase_duration,
             batch_tokens: b.histogram("batch_tokens", "Tokens a forward pass", powers_of_two(16)),
             batch_sequences: b.histogram("batch_sequences", "Sequences a forward pass", powers_of_two(10)),
             batch_adapters: b.histogram("batch_adapters", "Different adapters a forward pass", powers_of_two(8)),
@@ -166,9 +170,10 @@ impl Metrics {
                 "prefix_tokens_saved_total",
                 "Tokens whose lower layers were computed once for several adapters",
             ),
-            rejected,
-            expired,
+            rejected: CounterBy::new(rejected),
+            expired: CounterBy::new(expired),
             adapter_resident: b.gauges("adapter_resident", "1 resident, 0 registered only", &["adapter", "version"]),
+            adapters_resident: b.gauge("adapters_resident", "Adapter versions in memory"),
             adapter_bytes: b.gauge("adapter_bytes", "Memory of resident adapters"),
             adapter_loads: b.counters("adapter_loads_total", "Adapter loads", &["adapter", "outcome"]),
             adapter_load_seconds: b.histogram(
@@ -190,9 +195,10 @@ impl Metrics {
             entities: b.counters("entities_total", "Entities found", &["adapter", "label"]),
             predictions: b.counters("predictions_total", "Best labels given", &["adapter", "label"]),
             jobs: b.gauges("jobs", "Jobs by status", &["status"]),
-            job_step: b.gauges("job_step", "Optimizer steps done", &["job"]),
-            job_loss: b.float_gauges("job_loss", "Training loss", &["job"]),
-            job_tokens_per_second: b.float_gauges("job_tokens_per_second", "Training speed", &["job"]),
+            jobs_finished: b.counters("jobs_finished_total", "Jobs that ended, by how", &["status"]),
+            job_step: b.gauges("job_step", "Optimizer steps done", &JOB_LABELS),
+            job_loss: b.float_gauges("job_loss", "Training loss", &JOB_LABELS),
+            job_tokens_per_second: b.float_gauges("job_tokens_per_second", "Training speed", &JOB_LABELS),
             backbone_info: b.gauges(
                 "backbone_info",
                 "A resident backbone; always 1",
@@ -227,6 +233,10 @@ impl Metrics {
         if adapters.len() < self.adapter_labels_max {
             adapters.insert(name.to_owned());
         }
+        let label = if adapters.contains(name) { name } else { OTHER };
+        LoadOutcome::ALL
+            .iter()
+            .for_each(|outcome| drop(self.adapter_loads.with_label_values(&[label, outcome.as_str()])));
     }
 
     /// Takes a retired adapter's series away.
@@ -245,11 +255,18 @@ impl Metrics {
         remove_matching(&self.predictions, name, |labels| self.predictions.remove_label_values(labels));
     }
 
+    /// Where a running job is: optimizer steps done, training loss, tokens a second.
+    pub fn show_job(&self, job: &str, step: u64, loss: f64, tokens_per_second: f64) {
+        self.job_step.with_label_values(&[job, job]).set(step as i64);
+        self.job_loss.with_label_values(&[job, job]).set(loss);
+        self.job_tokens_per_second.with_label_values(&[job, job]).set(tokens_per_second);
+    }
+
     /// Takes a finished job's series away.
     pub fn remove_job(&self, job: &str) {
-        drop(self.job_step.remove_label_values(&[job]));
-        drop(self.job_loss.remove_label_values(&[job]));
-        drop(self.job_tokens_per_second.remove_label_values(&[job]));
+        drop(self.job_step.remove_label_values(&[job, job]));
+        drop(self.job_loss.remove_label_values(&[job, job]));
+        drop(self.job_tokens_per_second.remove_label_values(&[job, job]));
     }
 
     /// Prometheus's text format.
@@ -284,6 +301,7 @@ fn remove_matching(vec: &impl Collector, name: &str, remove: impl Fn(&[&str]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::labels::LabelValue;
 
     #[test]
     fn series_of_an_adapter_exist_while_it_is_registered_and_the_rest_share_other() {
@@ -299,5 +317,42 @@ mod tests {
         assert!(metrics.render().contains("adapter=\"a\""));
         metrics.remove_adapter("a");
         assert!(!metrics.render().contains("adapter=\"a\""), "{}", metrics.render());
+    }
+
+    #[test]
+    fn every_value_of_a_closed_list_has_its_series_before_the_first_event() {
+        fn check<L: LabelValue>(rendered: &str, metric: &str, label: &str) {
+            for value in L::ALL {
+                let series = format!("trunkline_{metric}{{{label}=\"{}\"}} 0", value.as_str());
+                assert!(rendered.contains(&series), "{series} is not in\n{rendered}");
+            }
+        }
+        let rendered = Metrics::new(1).render();
+        check::<RejectReason>(&rendered, "rejected_total", "reason");
+        check::<ExpiredStage>(&rendered, "expired_total", "stage");
+        check::<Phase>(&rendered, "phase_duration_seconds_count", "phase");
+    }
+
+    #[test]
+    fn loads_of_a_registered_adapter_are_shown_before_the_first_one() {
+        let metrics = Metrics::new(1);
+        metrics.add_adapter("a");
+        metrics.add_adapter("b");
+        let rendered = metrics.render();
+        for (adapter, outcome) in [("a", "ok"), ("a", "error"), ("other", "ok"), ("other", "error")] {
+            let series = format!("trunkline_adapter_loads_total{{adapter=\"{adapter}\",outcome=\"{outcome}\"}} 0");
+            assert!(rendered.contains(&series), "{series} is not in\n{rendered}");
+        }
+    }
+
+    #[test]
+    fn series_of_a_job_carry_its_id_twice_and_go_with_it() {
+        let metrics = Metrics::new(1);
+        metrics.show_job("job_1", 7, 0.5, 900.0);
+        for series in ["job_step{job=\"job_1\",job_id=\"job_1\"} 7", "job_loss{job=\"job_1\",job_id=\"job_1\"} 0.5"] {
+            assert!(metrics.render().contains(series), "{series}");
+        }
+        metrics.remove_job("job_1");
+        assert!(!metrics.render().contains("job_1"));
     }
 }

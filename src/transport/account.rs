@@ -16,6 +16,9 @@ pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-tim
 /// Bytes of a caller's request id that we echo and log.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
+/// Failures through no fault of the caller: what the alerts count.
+const FAULTS: [ErrorKind; 3] = [ErrorKind::Internal, ErrorKind::Unavailable, ErrorKind::DeadlineExceeded];
+
 /// The code of a request whose client left before its answer.
 pub(super) const CANCELLED: &str = "cancelled";
 
@@ -41,6 +44,8 @@ struct Entries {
     closed: bool,
     /// A stream whose items are counted one by one is not counted again.
     by_items: bool,
+    /// It lasts as long as its caller likes, so its duration says nothing about the server.
+    open_ended: bool,
 }
 
 impl Account {
@@ -50,21 +55,28 @@ impl Account {
         Arc::new(Self { metrics, route, id, request_id, started: Instant::now(), entries: Mutex::default() })
     }
 
-    /// One message of a stream: an account of its own under the stream's route and request id.
+    /// One message of a stream: an account of its own under the stream's route and request id. It waits behind the stream's
+    /// other messages for as long as its caller sends faster than they are answered, so it is open-ended, too.
     pub(super) fn open_item(&self) -> Arc<Self> {
         self.entries().by_items = true;
+        let entries = Entries { open_ended: true, ..Entries::default() };
         Arc::new(Self {
             metrics: self.metrics.clone(),
             route: self.route.clone(),
             id: new_id(),
             request_id: self.request_id.clone(),
             started: Instant::now(),
-            entries: Mutex::default(),
+            entries: Mutex::new(entries),
         })
     }
 
     pub(super) fn set_adapter(&self, name: &str) {
         name.clone_into(&mut self.entries().adapter);
+    }
+
+    /// Keeps the request out of the latency histogram: a stream, a download or an upload.
+    pub(super) fn set_open_ended(&self) {
+        self.entries().open_ended = true;
     }
 
     pub(super) fn set_timings(&self, timings: Timings) {
@@ -110,9 +122,22 @@ impl Account {
             name => self.metrics.adapter_label(name),
         };
         let elapsed = self.started.elapsed();
-        self.metrics.requests.with_label_values(&[&self.route, &adapter, code]).inc();
-        self.metrics.request_duration.with_label_values(&[&self.route]).observe(elapsed.as_secs_f64());
+        self.count(&adapter, code);
+        if !entries.open_ended {
+            self.metrics.request_duration.with_label_values(&[&self.route]).observe(elapsed.as_secs_f64());
+        }
         self.log(code, &adapter, elapsed, entries.failure.as_ref());
+    }
+
+    /// With the first answer of a kind come the series of failures beside it, at 0: a failure that begins a series is not a rise,
+    /// and no alert would see it.
+    fn count(&self, adapter: &str, code: &str) {
+        let answers = |code: &str| self.metrics.requests.with_label_values(&[&self.route, adapter, code]);
+        let counter = answers(code);
+        if counter.get() == 0 {
+            FAULTS.iter().for_each(|fault| drop(answers(fault.code())));
+        }
+        counter.inc();
     }
 
     /// A bug is an operator's business, everything else is debugging. Messages may quote the request, so they stay out.

@@ -1,7 +1,7 @@
 //! The stack around every route, outermost first: the account, then the panic net. Keys and body limits sit lower, with their group of routes.
 
 use std::any::Any;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
@@ -9,12 +9,12 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use hyper::body::{Frame, SizeHint};
 use prost::Message as _;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tonic::Code;
 
 use crate::domain::Error;
@@ -28,9 +28,22 @@ const UNMATCHED: &str = "unmatched";
 
 const GRPC_STATUS: &str = "grpc-status";
 
+/// Routes whose requests bring an adapter or a dataset: they take as long as the caller's line needs for it.
+const UPLOADS: [(Method, &str); 4] = [
+    (Method::PUT, "/v1/admin/adapters/{name}"),
+    (Method::PUT, "/v1/admin/datasets/{name}"),
+    (Method::POST, "/trunkline.v1.Admin/PublishAdapter"),
+    (Method::POST, "/trunkline.v1.Admin/PutDataset"),
+];
+
 /// Opens the account, lets the request through, writes failures as its protocol wants them, and closes the account when the last byte is out.
 pub(super) async fn account(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
-    let account = Account::open(api.services.metrics.clone(), route_of(&request), request.headers());
+    let route = route_of(&request);
+    let open_ended = is_open_ended(request.method(), &route);
+    let account = Account::open(api.services.metrics.clone(), route, request.headers());
+    if open_ended {
+        account.set_open_ended();
+    }
     let open = OpenAccount(account.clone());
     let asked = Asked::of(&request);
     request.extensions_mut().insert(account.clone());
@@ -68,27 +81,34 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 /// The matched template, or for gRPC the method's path; never a caller's text.
 fn route_of(request: &Request) -> String {
     let path = request.uri().path();
-    if GRPC_METHODS.contains(path) {
+    if GRPC_METHODS.contains_key(path) {
         return path.to_owned();
     }
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     matched.filter(|_| !is_grpc(request.headers())).unwrap_or(UNMATCHED).to_owned()
 }
 
-static GRPC_METHODS: LazyLock<HashSet<String>> = LazyLock::new(|| {
+/// Uploads, and gRPC methods that stream. A stream of REST shows in its answer.
+fn is_open_ended(method: &Method, route: &str) -> bool {
+    let is_upload = UPLOADS.iter().any(|(by, to)| by == method && *to == route);
+    is_upload || GRPC_METHODS.get(route).is_some_and(|streams| *streams)
+}
+
+/// `/package.Service/Method` of each method, and whether either side of it streams.
+static GRPC_METHODS: LazyLock<HashMap<String, bool>> = LazyLock::new(|| {
     let sets =
         [proto::DESCRIPTOR, tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET];
     sets.into_iter().flat_map(methods).collect()
 });
 
-/// `/package.Service/Method` of each method.
-fn methods(set: &[u8]) -> Vec<String> {
+fn methods(set: &[u8]) -> Vec<(String, bool)> {
     let set = FileDescriptorSet::decode(set).expect("descriptors are compiled in");
     let mut methods = Vec::new();
     for file in set.file {
         for service in &file.service {
             let path = |method: &str| format!("/{}.{}/{method}", file.package(), service.name());
-            methods.extend(service.method.iter().map(|method| path(method.name())));
+            let streams = |method: &MethodDescriptorProto| method.client_streaming() || method.server_streaming();
+            methods.extend(service.method.iter().map(|method| (path(method.name()), streams(method))));
         }
     }
     methods
@@ -126,6 +146,10 @@ fn close_with_last_byte(response: Response, open: OpenAccount) -> Response {
     if !is_stream || code != "ok" {
         open.0.close(code);
         return response;
+    }
+    if !is_grpc(response.headers()) {
+        // Events or a download: they last as long as there are any, or as the caller reads.
+        open.0.set_open_ended();
     }
     response.map(|body| Body::new(AccountedBody { body, open }))
 }
@@ -170,5 +194,35 @@ impl HttpBody for AccountedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_and_uploads_are_open_ended_and_calls_are_not() {
+        let check = |method: Method, route: &str, wanted: bool| {
+            assert_eq!(is_open_ended(&method, route), wanted, "{method} {route}");
+        };
+        for stream in ["NerStream", "ClassifyStream"] {
+            check(Method::POST, &format!("/trunkline.v1.Inference/{stream}"), true);
+        }
+        check(Method::POST, "/trunkline.v1.Admin/WatchJob", true);
+        check(Method::POST, "/grpc.health.v1.Health/Watch", true);
+        check(Method::POST, "/trunkline.v1.Admin/PublishAdapter", true);
+        check(Method::PUT, "/v1/admin/datasets/{name}", true);
+        check(Method::GET, "/v1/admin/datasets/{name}", false);
+        check(Method::DELETE, "/v1/admin/adapters/{name}", false);
+        check(Method::POST, "/trunkline.v1.Inference/Ner", false);
+        check(Method::POST, "/v1/ner", false);
+        check(Method::GET, UNMATCHED, false);
+    }
+
+    #[test]
+    fn every_upload_over_grpc_is_a_method_that_exists() {
+        let over_grpc = UPLOADS.iter().map(|(_, route)| *route).filter(|route| route.starts_with("/trunkline."));
+        over_grpc.for_each(|route| assert!(GRPC_METHODS.contains_key(route), "{route}"));
     }
 }

@@ -219,6 +219,7 @@ async fn a_stream_mixes_adapters_and_goes_on_after_an_error() {
         server.metric(&format!("trunkline_requests_total{{adapter=\"{adapter}\",code=\"{code}\",{route}}}"))
     };
     assert_eq!((count("places", "ok"), count("other", "adapter_not_found"), count("", "ok")), (180.0, 20.0, 0.0));
+    assert_eq!(server.metric(&format!("trunkline_request_duration_seconds_count{{{route}}}")), 0.0, "not timed");
 }
 
 #[tokio::test]

@@ -314,6 +314,10 @@ async fn a_request_is_counted_once_under_its_route_adapter_and_code() {
         );
     }
     assert_eq!(server.metric("trunkline_request_duration_seconds_count{route=\"/v1/ner\"}"), 5.0);
+    for code in ["internal", "unavailable", "deadline_exceeded"] {
+        let series = format!("trunkline_requests_total{{adapter=\"places\",code=\"{code}\",route=\"/v1/ner\"}} 0");
+        assert!(server.get("/metrics").await.text().contains(&series), "{series} before the first failure");
+    }
     let text = server.get("/metrics").await.text();
     assert!(text.contains("trunkline_requests_total") && !text.contains("secret") && !text.contains("stranger"));
 }
@@ -489,6 +493,14 @@ async fn a_job_is_created_listed_and_watched_to_its_end() {
     let ids: Vec<u64> = events.iter().map(|event| event["id"].as_u64().unwrap()).collect();
     assert_eq!(ids, (1..=ids.len() as u64).collect::<Vec<_>>());
     assert_eq!(server.get(&path).await.success()["status"], "succeeded", "{}", stream.text());
+    let timed = |route: &str| {
+        server.metric(&format!("trunkline_request_duration_seconds_count{{route=\"/v1/admin/{route}\"}}"))
+    };
+    assert_eq!(
+        (timed("jobs/{id}/events"), timed("datasets/{name}")),
+        (0.0, 0.0),
+        "neither streams nor uploads are timed"
+    );
     let list = server.get(&format!("{path}/events?after=1&limit=2")).await.success();
     assert_eq!((&list["data"], &list["has_more"]), (&json!(events[1..3]), &json!(true)));
     let resumed = server.send("GET", &format!("{path}/events"), &[accept, ("last-event-id", "2")], "").await;

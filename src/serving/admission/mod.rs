@@ -18,7 +18,7 @@ use tokio::time::timeout_at;
 
 use crate::domain::{Error, Result};
 use crate::serving::flow::{Caller, Flow};
-use crate::telemetry::{IntGauge, Metrics};
+use crate::telemetry::{IntGauge, Metrics, RejectReason};
 use ledger::{Ledger, Turns};
 use shares::Shares;
 use speed::Speed;
@@ -143,11 +143,13 @@ impl Admission {
             self.refuse_hopeless(&state, &flow, total, left)?;
             if !state.backlog.admits(&flow, total) {
                 let (held, max) = (state.backlog.held(), state.backlog.capacity());
-                return Err(self.overloaded(state.backlog.excess(&flow, total), total, held, max));
+                let excess = state.backlog.excess(&flow, total);
+                return Err(self.overloaded(RejectReason::TokenizerFull, excess, total, held, max));
             }
             if !state.queue.try_enter(&flow, caller.id(), first) {
                 let shares = state.queue.shares();
-                return Err(self.overloaded(shares.excess(&flow, first), first, shares.held(), shares.capacity()));
+                let (excess, held, max) = (shares.excess(&flow, first), shares.held(), shares.capacity());
+                return Err(self.overloaded(RejectReason::QueueFull, excess, first, held, max));
             }
         }
         state.backlog.take(&flow, caller.id(), total);
@@ -162,7 +164,7 @@ impl Admission {
         if !self.speed().outlasts(ahead, batch_tokens_max, workers, left) {
             return Ok(());
         }
-        self.reject("deadline");
+        self.reject(RejectReason::Deadline);
         let message = format!(
             "{ahead} tokens come first or are its own, which takes longer than the {} ms that are left until the deadline",
             left.as_millis()
@@ -194,16 +196,16 @@ impl Admission {
         self.state().is_idle()
     }
 
-    fn overloaded(&self, excess: usize, asked: usize, held: usize, max: usize) -> Error {
-        self.reject("queue_full");
+    fn overloaded(&self, reason: RejectReason, excess: usize, asked: usize, held: usize, max: usize) -> Error {
+        self.reject(reason);
         let message = format!(
             "{held} of {max} tokens are taken, and the share that this adapter may have of them has no room for {asked} more"
         );
         Error::overloaded(message, self.speed().retry_after(excess, self.config.workers))
     }
 
-    pub(super) fn reject(&self, reason: &str) {
-        self.metrics.rejected.with_label_values(&[reason]).inc();
+    fn reject(&self, reason: RejectReason) {
+        self.metrics.rejected.inc(reason);
     }
 
     fn speed(&self) -> Speed {
@@ -249,7 +251,7 @@ impl Ticket {
     pub(super) fn settle(&mut self, tokens: usize) -> Result<()> {
         let Entry { admission, flow, caller, left } = &*self.entry;
         if tokens > REQUEST_TOKENS_MAX {
-            admission.reject("too_large");
+            admission.reject(RejectReason::TooLarge);
             return Err(Error::too_large(format!(
                 "the request has {tokens} tokens with its windows' overlaps; at most {REQUEST_TOKENS_MAX} are taken at once: \
                  send fewer or shorter inputs, or ask for a smaller stride"

@@ -17,7 +17,7 @@ use crate::serving::inference::request::{
 };
 use crate::serving::registry::Lease;
 use crate::serving::scheduler::Progress;
-use crate::telemetry::Metrics;
+use crate::telemetry::{LabelValue as _, Metrics, Phase};
 use crate::text::Cut;
 
 /// Tokens that windows of a classified text share, at most; they vote, so little overlap is enough.
@@ -207,13 +207,13 @@ impl Inner {
     }
 
     pub(super) fn observe(&self, timings: &Timings) {
-        let phase = |name: &str, took: Duration| {
-            self.metrics.phase_duration.with_label_values(&[name]).observe(took.as_secs_f64());
+        let phase = |phase: Phase, took: Duration| {
+            self.metrics.phase_duration.with_label_values(&[phase.as_str()]).observe(took.as_secs_f64());
         };
-        phase("queue", timings.queue);
-        phase("tokenize", timings.tokenize);
-        phase("compute", timings.compute);
-        phase("decode", timings.decode);
+        phase(Phase::Queue, timings.queue);
+        phase(Phase::Tokenize, timings.tokenize);
+        phase(Phase::Compute, timings.compute);
+        phase(Phase::Decode, timings.decode);
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::timeout_at;
 
 use crate::domain::{Error, ErrorKind, Result};
 use crate::serving::scheduler::Progress;
-use crate::telemetry::Metrics;
+use crate::telemetry::{LabelValue as _, Metrics};
 
 /// Counts the request as expired unless it ended: dropped with its future, it knows that the client left.
 struct Unfinished<'a> {
@@ -19,7 +19,7 @@ struct Unfinished<'a> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.metrics.expired.with_label_values(&[self.progress.stage()]).inc();
+            self.metrics.expired.inc(self.progress.stage());
         }
     }
 }
@@ -32,7 +32,7 @@ pub(super) async fn within<R>(
 ) -> Result<R> {
     let progress = Arc::new(Progress::default());
     let mut unfinished = Unfinished { progress: progress.clone(), metrics, ended: false };
-    let expired = || Error::deadline_exceeded(format!("the deadline passed at stage {}", progress.stage()));
+    let expired = || Error::deadline_exceeded(format!("the deadline passed at stage {}", progress.stage().as_str()));
     if deadline <= Instant::now() {
         return Err(expired());
     }

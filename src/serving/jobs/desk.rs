@@ -51,6 +51,7 @@ impl Desk {
         let journal = Journal::open(&state_dir.join("jobs.sqlite"))?;
         let steering = Steering::default();
         let desk = Self { _lock: lock, journal, folders, steering, trainer, publisher, data, metrics, queue_max };
+        desk.show_endings();
         desk.recover("a restart")?;
         desk.sweep();
         Ok(desk)
@@ -82,6 +83,7 @@ impl Desk {
     pub(super) fn cancel(&self, id: &JobId) -> Result<Job> {
         let job = self.journal.cancel(id, SystemTime::now())?;
         if job.view.status.is_final() {
+            self.count_ending(job.view.status);
             self.tidy(id);
         }
         Ok(self.told(job))
@@ -103,7 +105,8 @@ impl Desk {
 
     /// Only while no job runs: what is under way then has been left there.
     pub(super) fn recover(&self, cause: &str) -> Result<()> {
-        self.journal.recover(cause, |id| self.folder(id).latest_checkpoint(), SystemTime::now())?;
+        let left = self.journal.recover(cause, |id| self.folder(id).latest_checkpoint(), SystemTime::now())?;
+        left.into_iter().filter(|state| state.is_final()).for_each(|state| self.count_ending(state));
         self.count();
         Ok(())
     }
@@ -122,6 +125,7 @@ impl Desk {
 
     pub(super) fn end(&self, id: &JobId, ending: &Ending) -> Result<()> {
         self.journal.end(id, ending, SystemTime::now())?;
+        self.count_ending(ending.state());
         self.tidy(id);
         self.count();
         Ok(())
@@ -161,6 +165,16 @@ impl Desk {
                 self.metrics.jobs.with_label_values(&[state.as_str()]).set(count);
             }
         }
+    }
+
+    /// The series of every ending exist from the start, so that the first failure is a rise and not a beginning.
+    fn show_endings(&self) {
+        let endings = JobState::ALL.into_iter().filter(|state| state.is_final());
+        endings.for_each(|state| drop(self.metrics.jobs_finished.with_label_values(&[state.as_str()])));
+    }
+
+    fn count_ending(&self, state: JobState) {
+        self.metrics.jobs_finished.with_label_values(&[state.as_str()]).inc();
     }
 
     /// A finished job's are gone, or about to be.

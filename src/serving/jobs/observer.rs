@@ -26,10 +26,7 @@ impl<'a> JobObserver<'a> {
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
-        let metrics = &self.desk.metrics;
-        metrics.job_step.with_label_values(&[&self.id.0]).set(step.progress.step as i64);
-        metrics.job_loss.with_label_values(&[&self.id.0]).set(step.loss);
-        metrics.job_tokens_per_second.with_label_values(&[&self.id.0]).set(step.tokens_per_second);
+        self.desk.metrics.show_job(&self.id.0, step.progress.step, step.loss, step.tokens_per_second);
         self.newest = step.to_json();
         if !self.pace.is_due(Instant::now()) && step.progress.step != step.progress.steps {
             return Ok(());

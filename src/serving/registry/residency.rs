@@ -13,7 +13,7 @@ use crate::engine::ResidentAdapter;
 use crate::serving::registry::loader::Loader;
 use crate::serving::registry::{RegistryConfig, blocking, unfinished};
 use crate::serving::{Backbone, Backbones};
-use crate::telemetry::Metrics;
+use crate::telemetry::{LabelValue as _, LoadOutcome, Metrics};
 
 /// One version of an adapter; the same object in every catalog that knows it.
 pub(super) struct Version {
@@ -239,8 +239,8 @@ impl Residency {
             .await
             .map_err(|error| error.context(format!("adapter {}@{} cannot be loaded", version.name, version.version)));
         let label = self.metrics.adapter_label(version.name.as_str());
-        let word = if outcome.is_ok() { "ok" } else { "error" };
-        self.metrics.adapter_loads.with_label_values(&[label.as_str(), word]).inc();
+        let word = if outcome.is_ok() { LoadOutcome::Ok } else { LoadOutcome::Error };
+        self.metrics.adapter_loads.with_label_values(&[label.as_str(), word.as_str()]).inc();
         self.metrics.adapter_load_seconds.observe(started.elapsed().as_secs_f64());
         match outcome {
             Ok(held) => self.settle(version, held, room),
@@ -349,7 +349,7 @@ impl Residency {
         residents.push((version.clone(), adapter.bytes));
         version.set(State::Resident((adapter.clone(), backbone.clone())));
         self.show(version);
-        self.show_bytes(&residents);
+        self.show_residents(&residents);
         Ok((adapter, backbone))
     }
 
@@ -368,7 +368,7 @@ impl Residency {
         residents.retain(|(resident, _)| !Arc::ptr_eq(resident, version));
         version.set(state);
         self.show(version);
-        self.show_bytes(&residents);
+        self.show_residents(&residents);
     }
 
     /// [`Residency::unload`] for good: a load under way will not bring it back.
@@ -406,9 +406,10 @@ impl Residency {
         }
     }
 
-    fn show_bytes(&self, residents: &[(Arc<Version>, usize)]) {
+    fn show_residents(&self, residents: &[(Arc<Version>, usize)]) {
         let bytes: usize = residents.iter().map(|(_, bytes)| bytes).sum();
         self.metrics.adapter_bytes.set(bytes as i64);
+        self.metrics.adapters_resident.set(residents.len() as i64);
     }
 }
 

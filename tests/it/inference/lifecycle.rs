@@ -119,6 +119,7 @@ async fn adapters_beyond_the_memory_are_evicted_and_loaded_again() {
     }
     assert_eq!(world.metrics.adapter_evictions.get(), evicted + 9);
     assert_eq!(world.metrics.adapter_bytes.get(), i64::try_from(2 * bytes).unwrap());
+    assert_eq!(world.metrics.adapters_resident.get(), 2);
     let registry = world.registry();
     registry.set_pinned(&name("a"), true).await.unwrap();
     for adapter in ["b", "c", "b"] {

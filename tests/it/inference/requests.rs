@@ -11,6 +11,7 @@ use trunkline::domain::{
     NerParameters, ProblemType, TextInput,
 };
 use trunkline::serving::{AnalyzeRequest, AnalyzeTarget, Caller, EmbedRequest, InferenceRequest, Predictions, Task};
+use trunkline::telemetry::{ExpiredStage, RejectReason};
 
 use super::world::{Kind, Settings, TEXTS, World, assert_same, classify, encoder, ner, primary, request};
 
@@ -206,7 +207,7 @@ async fn a_request_given_up_leaves_the_queue_and_is_never_computed() {
     world.until("the request's tokens", |_| queued.get() > 0).await;
     asking.abort();
     assert!(asking.await.unwrap_err().is_cancelled());
-    assert_eq!(world.metrics.expired.with_label_values(&["queue"]).get(), 1);
+    assert_eq!(world.metrics.expired.get(ExpiredStage::Queue), 1);
     let batches = world.metrics.batch_sequences.get_sample_count();
     drop(busy);
     assert!(world.inference.drained(Instant::now() + Duration::from_secs(20)).await);
@@ -221,13 +222,13 @@ async fn a_deadline_is_kept_before_the_queue_and_in_it() {
         let request = InferenceRequest { deadline: Some(deadline), ..ner("places", &["a"]) };
         world.inference.infer(request)
     };
-    let expired = |stage: &str| world.metrics.expired.with_label_values(&[stage]).get();
+    let expired = || [ExpiredStage::Admission, ExpiredStage::Queue].map(|stage| world.metrics.expired.get(stage));
     assert_eq!(ask(Instant::now()).await.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    assert_eq!((expired("admission"), expired("queue")), (1, 0));
+    assert_eq!(expired(), [1, 0]);
     let busy = world.engine.slot().await.unwrap();
     let error = ask(Instant::now() + Duration::from_millis(50)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
-    assert_eq!((expired("admission"), expired("queue")), (1, 1));
+    assert_eq!(expired(), [1, 1]);
     drop(busy);
     ask(Instant::now() + Duration::from_secs(20)).await.unwrap();
 }
@@ -259,7 +260,7 @@ async fn a_full_share_refuses_at_once_lets_streams_wait_and_leaves_other_adapter
     };
     assert_eq!(refused.kind(), ErrorKind::Overloaded);
     assert!(refused.retry_after().is_some_and(|after| after > Duration::ZERO));
-    assert_eq!(world.metrics.rejected.with_label_values(&["queue_full"]).get(), 1);
+    assert_eq!(world.metrics.rejected.get(RejectReason::QueueFull), 1);
     assert!(queued("places") <= 64, "two thirds are a lone adapter's share");
     let waiting = spawn(Caller::stream());
     let (inference, other) = (world.inference.clone(), classify("topics", &[text; 20]));

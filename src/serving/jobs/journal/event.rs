@@ -47,7 +47,7 @@ pub(in crate::serving::jobs) enum Ending {
 }
 
 impl Ending {
-    pub(super) fn state(&self) -> JobState {
+    pub(in crate::serving::jobs) fn state(&self) -> JobState {
         match self {
             Self::Succeeded(_) => JobState::Succeeded,
             Self::Rejected(_) => JobState::Rejected,

@@ -80,16 +80,17 @@ impl Journal {
     }
 
     /// Puts back what `cause` left under way, or does what was asked of it by then. `checkpoint` tells a job's latest step.
+    /// The states that the jobs are left in.
     pub(super) fn recover(
         &self,
         cause: &str,
         checkpoint: impl Fn(&JobId) -> Option<u64>,
         now: SystemTime,
-    ) -> Result<()> {
+    ) -> Result<Vec<JobState>> {
         let under_way = |state: JobState| !state.is_final() && state != JobState::Queued && state != JobState::Paused;
         self.write(Outlives::PowerCut, now, |change| {
             let interrupted = change.ids(under_way)?;
-            interrupted.iter().try_for_each(|id| recover(change, id, cause, checkpoint(id)))
+            interrupted.iter().map(|id| recover(change, id, cause, checkpoint(id))).collect()
         })
     }
 
@@ -218,24 +219,31 @@ impl Journal {
     }
 }
 
-fn recover(change: &mut Change<'_>, id: &JobId, cause: &str, checkpoint: Option<u64>) -> Result<()> {
+fn recover(change: &mut Change<'_>, id: &JobId, cause: &str, checkpoint: Option<u64>) -> Result<JobState> {
     let job = change.job(id)?;
     if job.wish == Some(Wish::Cancel) && job.intent.is_none() {
-        return change.end(id, &Ending::Cancelled);
+        return end(change, id, &Ending::Cancelled);
     }
     if job.interruptions >= INTERRUPTIONS_MAX {
         let message = format!("interrupted {INTERRUPTIONS_MAX} times with no checkpoint between");
-        return change.end(id, &Ending::Failed(Error::internal(message)));
+        return end(change, id, &Ending::Failed(Error::internal(message)));
     }
     change.count_interruption(id, true)?;
     let from =
         checkpoint.map_or_else(|| "from the beginning".to_owned(), |step| format!("from checkpoint step {step}"));
-    if job.wish == Some(Wish::Pause) && job.view.status.may_become(JobState::Paused) {
-        let message = format!("paused, and interrupted by {cause}; goes on {from} when resumed");
-        return change.become_state(id, JobState::Paused, NewEvent::state(JobState::Paused, message));
-    }
-    let event = NewEvent::state(JobState::Queued, format!("interrupted by {cause}, goes on {from}"));
-    change.become_state(id, JobState::Queued, event)
+    let pauses = job.wish == Some(Wish::Pause) && job.view.status.may_become(JobState::Paused);
+    let (next, message) = if pauses {
+        (JobState::Paused, format!("paused, and interrupted by {cause}; goes on {from} when resumed"))
+    } else {
+        (JobState::Queued, format!("interrupted by {cause}, goes on {from}"))
+    };
+    change.become_state(id, next, NewEvent::state(next, message))?;
+    Ok(next)
+}
+
+fn end(change: &mut Change<'_>, id: &JobId, ending: &Ending) -> Result<JobState> {
+    change.end(id, ending)?;
+    Ok(ending.state())
 }
 
 /// Until the running job is expected to be done.

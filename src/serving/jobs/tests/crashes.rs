@@ -123,10 +123,14 @@ async fn what_was_asked_before_the_crash_is_done_after_it() {
     ] {
         let (folder, publisher) = (tempfile::tempdir().unwrap(), Arc::new(FakePublisher::default()));
         let id = die_at(point, asked, folder.path(), &publisher);
-        let trainer = FakeTrainer::free(Course::Finishes(0.9));
-        let jobs = Jobs::open(parts(folder.path(), trainer, publisher.clone())).await.unwrap();
+        let parts = parts(folder.path(), FakeTrainer::free(Course::Finishes(0.9)), publisher.clone());
+        let metrics = parts.metrics.clone();
+        let jobs = Jobs::open(parts).await.unwrap();
         reaches(&jobs, &id, wanted).await;
+        jobs.shut_down().await;
         assert_eq!(publisher.versions("bank").len(), usize::from(wanted == JobState::Succeeded), "{point:?}");
+        let ended = format!("trunkline_jobs_finished_total{{status=\"{wanted}\"}} 1");
+        assert_eq!(metrics.render().contains(&ended), wanted.is_final(), "{point:?}");
     }
 }
 

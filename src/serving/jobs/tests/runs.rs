@@ -106,7 +106,9 @@ async fn a_job_that_fails_or_panics_says_so_and_the_next_one_runs() {
     ] {
         let (folder, publisher) = (tempfile::tempdir().unwrap(), Arc::new(FakePublisher::default()));
         let trainer = FakeTrainer::free(course);
-        let jobs = Jobs::open(parts(folder.path(), trainer.clone(), publisher.clone())).await.unwrap();
+        let parts = parts(folder.path(), trainer.clone(), publisher.clone());
+        let metrics = parts.metrics.clone();
+        let jobs = Jobs::open(parts).await.unwrap();
         let id = submit(&jobs, json!({})).await;
         let job = reaches(&jobs, &id, JobState::Failed).await;
         assert_eq!(job.error, Some((code.to_owned(), message.to_owned())));
@@ -116,6 +118,7 @@ async fn a_job_that_fails_or_panics_says_so_and_the_next_one_runs() {
         *trainer.course.lock().unwrap() = Course::Finishes(0.9);
         let next = submit(&jobs, json!({})).await;
         reaches(&jobs, &next, JobState::Succeeded).await;
+        assert!(metrics.render().contains("trunkline_jobs_finished_total{status=\"failed\"} 1"), "{code}");
     }
 }
 
@@ -236,10 +239,16 @@ async fn jobs_are_counted_by_status_and_a_finished_one_has_no_gauges() {
     let parts = parts(folder.path(), FakeTrainer::free(Course::Finishes(0.9)), publisher);
     let metrics = parts.metrics.clone();
     let jobs = Jobs::open(parts).await.unwrap();
+    for ending in ["succeeded", "rejected", "failed", "cancelled"] {
+        let series = format!("trunkline_jobs_finished_total{{status=\"{ending}\"}} 0");
+        assert!(metrics.render().contains(&series), "{series} before the first job");
+    }
     let id = submit(&jobs, json!({})).await;
     reaches(&jobs, &id, JobState::Succeeded).await;
     jobs.shut_down().await;
     let rendered = metrics.render();
+    assert!(rendered.contains("trunkline_jobs_finished_total{status=\"succeeded\"} 1"), "{rendered}");
+    assert!(rendered.contains("trunkline_jobs_finished_total{status=\"failed\"} 0"), "{rendered}");
     assert!(rendered.contains("trunkline_jobs{status=\"succeeded\"} 1"), "{rendered}");
     assert!(rendered.contains("trunkline_jobs{status=\"running\"} 0"), "{rendered}");
     assert!(!rendered.contains(&id.0), "{rendered}");
