@@ -1,20 +1,33 @@
-//! Parquet files: columns by name, class numbers to names where Hugging Face's schema has them.
+//! Parquet files: columns by name, class numbers to names where Hugging Face's schema has them. What a file says of itself is not
+//! believed: its claims are held to the bounds first, then what its values come to, and only then rows are made.
+
+mod claims;
+mod measure;
+mod pages;
+mod thrift;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::FileMetaData;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::metadata::{FileMetaData, ParquetStatisticsPolicy};
+use parquet::file::reader::FileReader;
+use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
+use parquet::record::reader::TreeBuilder;
 use parquet::record::{Field, Row};
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 use serde_json::{Number, Value};
 
-use crate::training::dataset::findings::Code;
-use crate::training::dataset::limits::{ROWS_MAX, UNPACKED_BYTES_MAX};
-use crate::training::dataset::row::{Fault, Fields, Rows};
+use crate::training::dataset::limits::{ROW_BYTES_MAX, ROWS_MAX};
+use crate::training::dataset::row::{Fault, Fields, Rows, check_label_length, is_read};
 
-pub(super) const MAGIC: &[u8] = b"PAR1";
+use claims::{PageClaims, check_footer, over};
+use measure::{Measure, ROWS_A_BATCH, Unmeasured};
+use pages::{Bound, CheckedGroup, is_readable};
+
+pub(super) use claims::MAGIC;
 
 /// Names of a column's classes, by number.
 type ClassNames = HashMap<String, Vec<String>>;
@@ -28,32 +41,119 @@ pub(super) fn read(bytes: &[u8], rows: &mut Rows) {
 }
 
 fn read_file(bytes: &[u8], rows: &mut Rows) -> Result<(), Fault> {
-    let broken = |e: ParquetError| {
-        Fault::unreadable(format!(
-            "the Parquet file cannot be read: {e} (compression may be none, snappy, gzip or zstd)"
-        ))
-    };
-    let reader = SerializedFileReader::new(Bytes::copy_from_slice(bytes)).map_err(broken)?;
-    check_size(&reader)?;
-    let classes = class_names(reader.metadata().file_metadata());
-    for (at, row) in reader.get_row_iter(None).map_err(broken)?.enumerate() {
-        rows.read(at + 1, &fields(&row.map_err(broken)?, &classes));
+    check_footer(bytes)?;
+    let skip = ParquetStatisticsPolicy::SkipAll;
+    let options = ReadOptionsBuilder::new()
+        .with_column_stats_policy(skip.clone())
+        .with_encoding_stats_policy(skip.clone())
+        .with_size_stats_policy(skip)
+        .build();
+    let file = SerializedFileReader::new_with_options(Bytes::copy_from_slice(bytes), options).map_err(broken)?;
+    check_rows(&file)?;
+    let classes = class_names(file.metadata().file_metadata())?;
+    let columns = columns(&file).map_err(broken)?;
+    check_columns(bytes, &file, &columns)?;
+    if measure(&file, &columns, rows)? {
+        read_rows(&file, &columns, &classes, rows).map_err(broken)?;
     }
     Ok(())
 }
 
-/// What the file says of itself, before any of it is unpacked.
-fn check_size(reader: &SerializedFileReader<Bytes>) -> Result<(), Fault> {
-    let too_large = |message| Fault { code: Code::TooLarge, message };
-    let rows = reader.metadata().file_metadata().num_rows();
-    if usize::try_from(rows).is_ok_and(|rows| rows > ROWS_MAX) {
-        return Err(too_large(format!("{rows} rows; at most {ROWS_MAX} are allowed")));
+fn broken(error: ParquetError) -> Fault {
+    match error {
+        ParquetError::External(cause) if cause.is::<Bound>() => Fault::too_large(cause.to_string()),
+        error => Fault::unreadable(format!(
+            "the Parquet file cannot be read: {error} (compression may be none, snappy, gzip or zstd)"
+        )),
     }
-    let bytes: i64 = reader.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
-    if usize::try_from(bytes).is_ok_and(|bytes| bytes > UNPACKED_BYTES_MAX) {
-        return Err(too_large(format!("{bytes} bytes unpacked; at most {UNPACKED_BYTES_MAX} are allowed")));
+}
+
+/// The rows of all groups are those of the file, and not too many.
+fn check_rows(file: &SerializedFileReader<Bytes>) -> Result<(), Fault> {
+    let said = file.metadata().file_metadata().num_rows();
+    let mut groups = file.metadata().row_groups().iter().map(|group| group.num_rows());
+    let sum = groups.try_fold(0i64, |sum, rows| sum.checked_add(rows).filter(|_| rows >= 0));
+    match usize::try_from(said) {
+        Ok(rows) if rows > ROWS_MAX => Err(over("rows", rows, ROWS_MAX)),
+        Ok(_) if sum == Some(said) => Ok(()),
+        _ => Err(Fault::unreadable(format!("the Parquet file says {said} rows, its row groups others"))),
+    }
+}
+
+/// The part of a file's schema that is read, and where its columns are.
+struct Columns {
+    schema: SchemaDescPtr,
+    at: Vec<usize>,
+}
+
+/// Fields that some family reads by their name, if they can be read: of the others nothing is unpacked.
+fn columns(file: &SerializedFileReader<Bytes>) -> Result<Columns, ParquetError> {
+    let whole = file.metadata().file_metadata().schema_descr();
+    let root_of = |at: usize| whole.get_column_root(at).name();
+    let is_wanted = |name: &str| {
+        let readable = |at: usize| root_of(at) != name || is_readable(&whole.column(at));
+        is_read(&name.to_lowercase()) && (0..whole.num_columns()).all(readable)
+    };
+    let fields = whole.root_schema().get_fields().iter().filter(|field| is_wanted(field.name())).cloned().collect();
+    let root = Type::group_type_builder(whole.name()).with_fields(fields).build()?;
+    let at = (0..whole.num_columns()).filter(|&at| is_wanted(root_of(at))).collect();
+    Ok(Columns { schema: Arc::new(SchemaDescriptor::new(Arc::new(root))), at })
+}
+
+/// What the columns that are read say of their pages.
+fn check_columns(bytes: &[u8], file: &SerializedFileReader<Bytes>, columns: &Columns) -> Result<(), Fault> {
+    let mut claims = PageClaims::default();
+    for group in file.metadata().row_groups() {
+        columns.at.iter().try_for_each(|&at| claims.add(bytes, group.column(at)))?;
     }
     Ok(())
+}
+
+/// Whether rows may be made: false where nobody waits for them any more.
+fn measure(file: &SerializedFileReader<Bytes>, columns: &Columns, rows: &mut Rows) -> Result<bool, Fault> {
+    let mut measure = Measure::default();
+    for at in 0..file.num_row_groups() {
+        let group = CheckedGroup(file.get_row_group(at).map_err(broken)?);
+        for &column in &columns.at {
+            match measure.add(&group, column, rows) {
+                Ok(()) => {}
+                Err(Unmeasured::Over) => return Ok(false),
+                Err(Unmeasured::Fault(fault)) => return Err(fault),
+                Err(Unmeasured::Broken(error)) => return Err(broken(error)),
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn read_rows(
+    file: &SerializedFileReader<Bytes>,
+    columns: &Columns,
+    classes: &ClassNames,
+    rows: &mut Rows,
+) -> Result<(), ParquetError> {
+    let mut line = 0;
+    for at in 0..file.num_row_groups() {
+        let group = CheckedGroup(file.get_row_group(at)?);
+        for row in TreeBuilder::new().with_batch_size(ROWS_A_BATCH).as_iter(columns.schema.clone(), &group)? {
+            let fields = fields(&row?, classes);
+            line += 1;
+            if rows.is_over(fields.values().map(text_bytes).sum()) {
+                return Ok(());
+            }
+            rows.read(line, &fields);
+        }
+    }
+    Ok(())
+}
+
+fn text_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(text_bytes).sum(),
+        Value::Object(fields) => fields.values().map(text_bytes).sum(),
+        _ => 0,
+    }
 }
 
 fn fields(row: &Row, classes: &ClassNames) -> Fields {
@@ -105,13 +205,20 @@ fn number(value: f64) -> Value {
 }
 
 /// `ClassLabel` names from the schema that Hugging Face's `datasets` writes: `info.features.COLUMN[.feature].names`.
-fn class_names(metadata: &FileMetaData) -> ClassNames {
+fn class_names(metadata: &FileMetaData) -> Result<ClassNames, Fault> {
     let written = metadata.key_value_metadata().into_iter().flatten().find(|pair| pair.key == "huggingface");
-    let schema: Value = written.and_then(|pair| serde_json::from_str(pair.value.as_deref()?).ok()).unwrap_or_default();
+    let Some(schema) = written.and_then(|pair| pair.value.as_deref()) else { return Ok(ClassNames::new()) };
+    if schema.len() > ROW_BYTES_MAX {
+        return Err(over("bytes in Hugging Face's schema", schema.len(), ROW_BYTES_MAX));
+    }
+    let schema: Value = serde_json::from_str(schema).unwrap_or_default();
     let features = schema.pointer("/info/features").and_then(Value::as_object);
     let names = |feature: &Value| {
         let names = feature.get("names").or_else(|| feature.pointer("/feature/names"))?;
         serde_json::from_value::<Vec<String>>(names.clone()).ok()
     };
-    features.into_iter().flatten().filter_map(|(name, feature)| Some((name.to_lowercase(), names(feature)?))).collect()
+    let named = |(name, feature): (&String, &Value)| Some((name.to_lowercase(), names(feature)?));
+    let classes: ClassNames = features.into_iter().flatten().filter_map(named).collect();
+    classes.values().flatten().try_for_each(|name| check_label_length(name))?;
+    Ok(classes)
 }
