@@ -7,6 +7,7 @@ mod datasets;
 mod health;
 mod inference;
 pub mod jobs;
+mod long_work;
 mod registry;
 mod scheduler;
 
