@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::{Cancel, Error, Result};
+use crate::engine::give_back_memory;
 use crate::training::yield_to_inference;
 
 /// The longest that any of it may take: the largest data is read and checked in about a minute of one core.
@@ -44,6 +45,7 @@ impl LongWork {
         thread::Builder::new().name(self.what.to_owned()).spawn(move || {
             yield_to_inference();
             let outcome = work(&cancel);
+            give_back_memory(); // what was read is gone, but for what a caller asked for
             drop(permit);
             let _caller_is_gone = answer.send(outcome);
         })?;

@@ -42,8 +42,11 @@ pub(super) const WRONG_SPANS_MAX: usize = 10;
 /// Bytes of a Parquet file's footer: its metadata takes many times that in memory.
 pub(super) const FOOTER_BYTES_MAX: usize = 16 << 20;
 
-/// Elements of a Parquet schema, columns and groups; also bounds how deep it nests.
+/// Elements of a Parquet schema, columns and groups.
 pub(super) const SCHEMA_ELEMENTS_MAX: usize = 2 * COLUMNS_MAX;
+
+/// Groups within groups of a Parquet schema: what reads them recurses, and labelled text nests five deep.
+pub(super) const SCHEMA_DEPTH_MAX: usize = 32;
 
 /// Columns of all row groups together: each takes about a kilobyte once it is read.
 pub(super) const COLUMN_CHUNKS_MAX: usize = 65_536;

@@ -98,8 +98,8 @@ fn a_row_with_many_wrong_spans_is_left_after_a_few() {
 
 #[test]
 fn a_stored_row_is_not_larger_than_an_uploaded_one() {
-    // In JSON a control character has six bytes.
-    let row = |characters: usize| format!("text,label\n{},x\nb,y\n", "\u{1}".repeat(characters));
+    // In JSON a vertical tab, which is a space, has six bytes.
+    let row = |characters: usize| format!("text,label\n{}a,x\nb,y\n", "\u{b}".repeat(characters));
     refuses(Classify, row(200_000).as_bytes(), "too_large", "bytes as a line of JSON");
     let folder = tempfile::tempdir().expect("a folder");
     let service = DatasetService::open(folder.path().join("datasets")).expect("a store");
@@ -212,6 +212,20 @@ fn lists_in_parquet_are_measured_before_they_are_read() {
 }
 
 #[test]
+fn groups_within_groups_are_counted_before_anything_recurses() {
+    let nested = |depth: usize| {
+        let schema = format!(
+            "message m {{ {} REQUIRED BYTE_ARRAY text; {} }}",
+            "REQUIRED GROUP a {".repeat(depth),
+            "}".repeat(depth)
+        );
+        parquet(&Shape { schema: schema.leak(), ..flat(TEXT_AND_LABEL) }, &[vec!["a"]])
+    };
+    refuses(Classify, &nested(900), "too_large", "901 groups within groups of the Parquet schema; at most 32");
+    refuses(Classify, &nested(20), "unreadable_row", "\"label\" (or labels");
+}
+
+#[test]
 fn every_way_to_write_a_column_gives_the_same_rows() {
     let builder = || WriterProperties::builder().set_dictionary_enabled(false);
     let rows = [vec!["hello", "pay"], vec!["greet", "bill"]];
@@ -277,7 +291,7 @@ fn a_changed_byte_of_a_parquet_file_is_answered_whatever_it_claims() {
     for (family, whole) in small_files() {
         assert!(examine(family, &whole).1.is_some(), "the file is sound");
         for at in 0..whole.len() {
-            for value in [0x00, 0x7f, 0xff, whole[at] ^ 0x80, whole[at].wrapping_add(1)] {
+            for value in [0x00, 0xff, whole[at] ^ 0x80] {
                 let mut changed = whole.clone();
                 changed[at] = value;
                 answered(family, &changed);

@@ -7,7 +7,8 @@ use parquet::file::metadata::ColumnChunkMetaData;
 
 use super::thrift::{I32, LIST, Malformed, STRUCT, Thrift};
 use crate::training::dataset::limits::{
-    COLUMN_CHUNKS_MAX, FOOTER_BYTES_MAX, PAGE_BYTES_MAX, PAGES_MAX, SCHEMA_ELEMENTS_MAX, UNPACKED_BYTES_MAX,
+    COLUMN_CHUNKS_MAX, FOOTER_BYTES_MAX, PAGE_BYTES_MAX, PAGES_MAX, SCHEMA_DEPTH_MAX, SCHEMA_ELEMENTS_MAX,
+    UNPACKED_BYTES_MAX,
 };
 use crate::training::dataset::row::Fault;
 
@@ -26,6 +27,7 @@ pub(super) fn check_footer(bytes: &[u8]) -> Result<(), Fault> {
     claims.read(footer).map_err(|Malformed| Fault::unreadable("the Parquet footer is broken"))?;
     for (what, got, max) in [
         ("elements in the Parquet schema", claims.schema, SCHEMA_ELEMENTS_MAX),
+        ("groups within groups of the Parquet schema", claims.depth, SCHEMA_DEPTH_MAX),
         ("row groups", claims.groups, COLUMN_CHUNKS_MAX),
         ("columns in all row groups", claims.chunks, COLUMN_CHUNKS_MAX),
         ("elements in the Parquet footer", claims.elements, FOOTER_ELEMENTS_MAX),
@@ -51,6 +53,7 @@ pub(super) fn over(what: &str, got: usize, max: usize) -> Fault {
 #[derive(Default)]
 struct FooterClaims {
     schema: usize,
+    depth: usize,
     groups: usize,
     chunks: usize,
     elements: usize,
@@ -61,11 +64,7 @@ impl FooterClaims {
     fn read(&mut self, footer: &[u8]) -> Result<(), Malformed> {
         let mut thrift = Thrift::of(footer);
         thrift.fields(|thrift, id, kind| match (id, kind) {
-            (2, LIST) => {
-                let (size, kind) = thrift.list()?;
-                self.schema += size;
-                (0..size).try_for_each(|_| thrift.skip(kind, true)).map(|()| true)
-            }
+            (2, LIST) => self.read_schema(thrift).map(|()| true),
             (4, LIST) => {
                 let (size, kind) = thrift.list()?;
                 self.groups += size;
@@ -78,6 +77,28 @@ impl FooterClaims {
             _ => Ok(false),
         })?;
         self.elements = thrift.elements;
+        Ok(())
+    }
+
+    /// A tree, each group before its children; field 5 of an element is how many it has.
+    fn read_schema(&mut self, thrift: &mut Thrift<'_>) -> Result<(), Malformed> {
+        let (size, kind) = thrift.list()?;
+        self.schema += size;
+        let mut open: Vec<i32> = Vec::new(); // of each group around the next element, children still to come
+        for _ in 0..size {
+            let mut children = 0;
+            match kind {
+                STRUCT => thrift.fields(|thrift, id, kind| match (id, kind) {
+                    (5, I32) => thrift.i32().map(|count| children = count).map(|()| true),
+                    _ => Ok(false),
+                })?,
+                _ => return Err(Malformed),
+            }
+            while open.pop_if(|left| *left <= 0).is_some() {}
+            open.last_mut().into_iter().for_each(|left| *left -= 1);
+            open.extend((children > 0).then_some(children));
+            self.depth = self.depth.max(open.len());
+        }
         Ok(())
     }
 

@@ -38,7 +38,6 @@ impl From<parquet::errors::ParquetError> for Unmeasured {
 impl Measure {
     /// Adds column `at` of a row group, which must have a value or list for each of its rows.
     pub(super) fn add(&mut self, group: &dyn RowGroupReader, at: usize, rows: &mut Rows) -> Result<(), Unmeasured> {
-        let length = |_: &_| 0;
         match group.get_column_reader(at)? {
             ColumnReader::ByteArrayColumnReader(column) => self.walk(column, group, at, rows, ByteArray::len),
             ColumnReader::BoolColumnReader(column) => self.walk(column, group, at, rows, |_| 0),
@@ -47,7 +46,7 @@ impl Measure {
             ColumnReader::FloatColumnReader(column) => self.walk(column, group, at, rows, |_| 0),
             ColumnReader::DoubleColumnReader(column) => self.walk(column, group, at, rows, |_| 0),
             // Not among the columns that are read.
-            ColumnReader::Int96ColumnReader(column) => self.walk(column, group, at, rows, length),
+            ColumnReader::Int96ColumnReader(column) => self.walk(column, group, at, rows, |_| 0),
             ColumnReader::FixedLenByteArrayColumnReader(column) => self.walk(column, group, at, rows, |_| 0),
         }
     }
