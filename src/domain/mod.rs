@@ -2,8 +2,10 @@
 
 mod adapter;
 mod backbone;
+mod cancel;
 mod candidates;
 mod error;
+mod excerpt;
 mod input;
 mod job;
 mod label;
@@ -16,8 +18,10 @@ mod task;
 
 pub use adapter::{AdapterIdentity, AdapterName, AdapterRef, Alias, AliasTarget, Digest};
 pub use backbone::BackboneIdentity;
+pub use cancel::{Cancel, CancelOnDrop};
 pub use candidates::{CandidateLabels, HypothesisTemplate};
 pub use error::{Error, ErrorKind, Result};
+pub use excerpt::Excerpt;
 pub use input::TextInput;
 pub use job::{
     Auto, DataRef, FineTuneSpec, Gate, GateMetric, Hyperparameters, JobId, JobSpec, JobState, LayerChoice, Publish,

@@ -8,6 +8,7 @@ mod flow;
 mod health;
 mod inference;
 pub mod jobs;
+mod long_work;
 mod registry;
 mod scheduler;
 mod turns;

@@ -32,3 +32,4 @@ pub use fine_tune::{
     Control, FineTuneSetup, Observer, Outcome, TrainedAdapter, TrainingEvent, evaluate_adapter, fine_tune,
 };
 pub use pre_finetune::{Measurement, PoolSet, PreFinetuneOutcome, PreFinetuneSetup, PreFinetuned, pre_finetune};
+pub use workers::yield_to_inference;

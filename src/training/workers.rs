@@ -14,6 +14,11 @@ const STACK_BYTES: usize = 64 << 20;
 /// Serving goes first: a training thread takes what the request path leaves.
 const NICENESS: i32 = 10;
 
+/// The calling thread takes from now on what the request path leaves.
+pub fn yield_to_inference() {
+    lower_priority(NICENESS);
+}
+
 /// Why a run ended before its end.
 #[derive(Debug)]
 pub(super) enum Halt {
@@ -59,7 +64,7 @@ impl Workers {
                 let (sender, pieces, work) = (sender.clone(), &pieces, &work);
                 let builder = thread::Builder::new().name(format!("train-{index}")).stack_size(STACK_BYTES);
                 threads.push(builder.spawn_scoped(scope, move || {
-                    lower_priority(NICENESS);
+                    yield_to_inference();
                     while let Some(piece) = pieces() {
                         if sender.send((piece, work(piece))).is_err() {
                             break;

@@ -5,16 +5,20 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
-use crate::domain::{Error, Result};
-use crate::training::dataset::DoctorReport;
+use crate::domain::{Cancel, Digest, Error, Result};
+use crate::training::dataset::{DoctorReport, Split};
 
 /// What a dataset is; replacing it by rename is what makes an upload visible.
 pub(super) const MANIFEST: &str = "dataset.json";
 
 /// Temporary files and folders begin so; no dataset or split may, and what is left of them is swept.
 pub(super) const TEMPORARY: &str = ".tmp-";
+
+/// zstd's default: labelled text shrinks to a quarter at the speed of the disk.
+const ZSTD_LEVEL: i32 = 3;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Manifest {
@@ -76,6 +80,49 @@ pub(super) fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> Result<()>
         sync_folder(folder)
     };
     write().map_err(storage_error)
+}
+
+/// A split's canonical lines under zstd, on the disk and not yet under a name; gone if it is dropped.
+pub(super) struct Packed {
+    file: NamedTempFile,
+    /// Of the lines.
+    pub(super) digest: String,
+}
+
+impl Packed {
+    /// Writes the lines of `split` to a temporary file in `folder`; never has all of them in memory.
+    pub(super) fn write(split: &Split, folder: &Path, cancel: &Cancel) -> Result<Self> {
+        let file = NamedTempFile::with_prefix_in(TEMPORARY, folder).map_err(storage_error)?;
+        let mut packer = zstd::Encoder::new(file, ZSTD_LEVEL).map_err(storage_error)?;
+        let mut hash = Sha256::new();
+        split.write_jsonl(cancel, |lines| {
+            hash.update(lines);
+            packer.write_all(lines).map_err(storage_error)
+        })?;
+        let file = packer.finish().map_err(storage_error)?;
+        file.as_file().sync_all().map_err(storage_error)?;
+        Ok(Self { file, digest: digest_of(hash) })
+    }
+
+    /// Gives the file its name; what had that name is replaced.
+    pub(super) fn keep_as(self, folder: &Path, name: &str) -> Result<()> {
+        self.file.persist(folder.join(name)).map_err(|e| storage_error(e.error))?;
+        sync_folder(folder).map_err(storage_error)
+    }
+}
+
+/// Of a split's canonical lines.
+pub(super) fn digest(split: &Split, cancel: &Cancel) -> Result<String> {
+    let mut hash = Sha256::new();
+    split.write_jsonl(cancel, |lines| {
+        hash.update(lines);
+        Ok(())
+    })?;
+    Ok(digest_of(hash))
+}
+
+fn digest_of(hash: Sha256) -> String {
+    Digest::from_sha256(&hash.finalize().into()).to_string()
 }
 
 /// A rename lasts once its folder is on the disk.

@@ -7,17 +7,16 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use sha2::Digest as _;
-use sha2::Sha256;
 use tracing::{info, warn};
 
-use crate::domain::{AdapterName, DataRef, Digest, Error, Hyperparameters, Result};
-use crate::training::dataset::{self, DatasetFamily, DoctorReport, Split};
+use crate::domain::{AdapterName, Cancel, DataRef, Error, Excerpt, Hyperparameters, Result};
+use crate::serving::long_work::LongWork;
+use crate::training::dataset::{self, DatasetFamily, DoctorReport, OtherSplit, Split};
 
-use file::{MANIFEST, Manifest, StoredSplit, TEMPORARY, storage_error, sync_folder, write_whole};
+use file::{MANIFEST, Manifest, Packed, StoredSplit, TEMPORARY, digest, storage_error, sync_folder};
 
 /// Datasets in one store: each is a folder that every listing opens.
 const DATASETS_MAX: usize = 1000;
@@ -28,8 +27,8 @@ const SPLITS_MAX: usize = 16;
 /// Names that an error lists; more help nobody.
 const NAMES_SHOWN_MAX: usize = 20;
 
-/// zstd's default: labelled text shrinks to a quarter at the speed of the disk.
-const ZSTD_LEVEL: i32 = 3;
+/// Uploads read and checked at once: each may take a core, and several times its size in memory.
+const UPLOADS_AT_ONCE_MAX: usize = 2;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct SplitInfo {
@@ -50,39 +49,66 @@ pub struct DatasetInfo {
     pub splits: Vec<SplitInfo>,
 }
 
-/// Blocking inside; the async callers go through `spawn_blocking`.
+/// Blocking inside, but for [`DatasetService::upload`]; other async callers go through `spawn_blocking`.
 #[derive(Debug)]
 pub struct DatasetService {
     root: PathBuf,
     /// Held to write by what changes files, to read by what needs a manifest and its files to belong together.
     files: RwLock<()>,
+    uploads: LongWork,
 }
 
 impl DatasetService {
     /// Makes the folder if it is not there, and sweeps what an interrupted upload left.
     pub fn open(root: PathBuf) -> Result<Self> {
         fs::create_dir_all(&root).map_err(|e| storage_error(e).context(root.display()))?;
-        let service = Self { root, files: RwLock::new(()) };
+        let service = Self { root, files: RwLock::new(()), uploads: LongWork::new("uploads", UPLOADS_AT_ONCE_MAX) };
         service.sweep().map_err(storage_error)?;
         Ok(service)
+    }
+
+    /// [`DatasetService::put`] for a caller who may leave: on a thread that yields to inference, and given up when the future is
+    /// dropped or `deadline` passes. `overloaded` while as many uploads are at work as may be.
+    pub async fn upload(
+        self: Arc<Self>,
+        name: String,
+        family: DatasetFamily,
+        split: String,
+        bytes: impl AsRef<[u8]> + Send + 'static,
+        deadline: Option<Instant>,
+    ) -> Result<SplitInfo> {
+        let service = self.clone();
+        self.uploads.run(deadline, move |cancel| service.put_until(&name, family, &split, bytes.as_ref(), cancel)).await
     }
 
     /// Runs the doctor over `bytes`; errors refuse with `unprocessable` and all problems, else the split is there, whole.
     /// Fails with `conflict` if the dataset is of another family, with `unavailable` if the disk is full.
     pub fn put(&self, name: &str, family: DatasetFamily, split: &str, bytes: &[u8]) -> Result<SplitInfo> {
+        self.put_until(name, family, split, bytes, &Cancel::default())
+    }
+
+    fn put_until(
+        &self,
+        name: &str,
+        family: DatasetFamily,
+        split: &str,
+        bytes: &[u8],
+        cancel: &Cancel,
+    ) -> Result<SplitInfo> {
         check_name("dataset", name)?;
         check_name("split", split)?;
-        let others = self.other_splits(name, family, split)?;
-        let others: Vec<_> = others.iter().map(|(name, split)| (name.as_str(), split)).collect();
+        let others = self.other_splits(name, family, split, cancel)?;
         let max_length = Hyperparameters::default().max_length;
-        let (report, readable) = dataset::read_split(family, split, bytes, &others, max_length)?;
+        let (report, readable) = dataset::read_split(family, split, bytes, &others, max_length, cancel)?;
         let Some(readable) = readable else {
             let problems = report.problems();
             let message = format!("{name}:{split} is refused; the data has {} kinds of errors", problems.len());
             return Err(Error::unprocessable(message).with_problems(problems));
         };
-        let lines = readable.to_jsonl();
-        let stored = self.store(name, family, split, &lines, report)?;
+        let packed = Packed::write(&readable, &self.root, cancel)?;
+        drop(readable);
+        cancel.check()?;
+        let stored = self.store(name, family, split, packed, report)?;
         info!(dataset = name, split, rows = stored.rows, version = stored.version, "dataset stored");
         Ok(stored.into())
     }
@@ -131,54 +157,61 @@ impl DatasetService {
 
     /// The family, the rows and their digest. `not_found` names the datasets or splits there are.
     pub fn read(&self, reference: &DataRef) -> Result<(DatasetFamily, Split, String)> {
+        self.read_until(reference, &Cancel::default())
+    }
+
+    /// The same for a caller who may leave.
+    pub fn read_until(&self, reference: &DataRef, cancel: &Cancel) -> Result<(DatasetFamily, Split, String)> {
         let DataRef { dataset, split } = reference;
         let _reading = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let manifest = self.manifest(dataset)?;
         let stored = manifest.find(split).ok_or_else(|| {
             let there: Vec<_> = manifest.splits.iter().map(|stored| stored.split.clone()).collect();
+            let (dataset, split) = (Excerpt(dataset), Excerpt(split));
             Error::not_found(format!("dataset {dataset:?} has no split {split:?}; it has {}", enumerate(&there)))
         })?;
         let family = manifest.family.parse()?;
-        Ok((family, self.load(dataset, family, stored)?, stored.digest.clone()))
+        Ok((family, self.load(dataset, family, stored, cancel)?, stored.digest.clone()))
     }
 
-    fn load(&self, name: &str, family: DatasetFamily, stored: &StoredSplit) -> Result<Split> {
+    fn load(&self, name: &str, family: DatasetFamily, stored: &StoredSplit, cancel: &Cancel) -> Result<Split> {
         let path = self.folder(name).join(&stored.file);
         let bytes = fs::read(&path).map_err(|e| storage_error(e).context(path.display()))?;
-        let split = dataset::read_stored(family, &bytes)?;
-        if digest(&split.to_jsonl()) != stored.digest {
+        let split = dataset::read_stored(family, &bytes, cancel)?;
+        if digest(&split, cancel)? != stored.digest {
             return Err(Error::internal(format!("{name}:{} is damaged on disk; upload it again", stored.split)));
         }
         Ok(split)
     }
 
-    /// What `put` compares an upload with.
-    fn other_splits(&self, name: &str, family: DatasetFamily, split: &str) -> Result<Vec<(String, Split)>> {
+    /// What `put` compares an upload with; one split at a time is in memory whole.
+    fn other_splits(&self, name: &str, family: DatasetFamily, split: &str, cancel: &Cancel) -> Result<Vec<OtherSplit>> {
         let _reading = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let Some(manifest) = Manifest::read(&self.folder(name))? else { return Ok(Vec::new()) };
         check_fits(name, &manifest, family, split)?;
         let others = manifest.splits.iter().filter(|stored| stored.split != split);
-        others.map(|stored| Ok((stored.split.clone(), self.load(name, family, stored)?))).collect()
+        let other = |stored: &StoredSplit| Ok(OtherSplit::of(&stored.split, &self.load(name, family, stored, cancel)?));
+        others.map(other).collect()
     }
 
-    /// Writes the split's file beside the one it replaces, then the manifest that names it; a new dataset's folder appears with both.
+    /// Puts the split's file beside the one it replaces, then the manifest that names it; a new dataset's folder appears with both.
     fn store(
         &self,
         name: &str,
         family: DatasetFamily,
         split: &str,
-        lines: &[u8],
+        packed: Packed,
         report: DoctorReport,
     ) -> Result<StoredSplit> {
         let _writing = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let folder = self.folder(name);
         let Some(mut manifest) = Manifest::read(&folder)? else {
-            return self.store_first(name, family, split, lines, report);
+            return self.store_first(name, family, split, packed, report);
         };
         check_fits(name, &manifest, family, split)?;
-        let stored = stored_split(split, lines, report, manifest.find(split));
+        let stored = stored_split(split, &packed, report, manifest.find(split));
         manifest.replace(stored.clone());
-        let written = write_split(&folder, &stored, lines).and_then(|()| manifest.write(&folder));
+        let written = packed.keep_as(&folder, &stored.file).and_then(|()| manifest.write(&folder));
         // Old rows after a success, new ones after a failure: whatever the manifest on the disk does not name.
         sweep_folder(&folder).unwrap_or_else(|error| warn!(%error, "files of an old split are left"));
         written.map(|()| stored)
@@ -189,18 +222,18 @@ impl DatasetService {
         name: &str,
         family: DatasetFamily,
         split: &str,
-        lines: &[u8],
+        packed: Packed,
         report: DoctorReport,
     ) -> Result<StoredSplit> {
         if self.names()?.len() >= DATASETS_MAX {
             let message = format!("{DATASETS_MAX} datasets are stored, the most there may be; delete one first");
             return Err(Error::conflict(message));
         }
-        let stored = stored_split(split, lines, report, None);
+        let stored = stored_split(split, &packed, report, None);
         let manifest = Manifest { family: family.as_str().to_owned(), splits: vec![stored.clone()] };
         // Removed when dropped, so a failure leaves nothing.
         let folder = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&self.root).map_err(storage_error)?;
-        write_split(folder.path(), &stored, lines)?;
+        packed.keep_as(folder.path(), &stored.file)?;
         manifest.write(folder.path())?;
         fs::rename(folder.path(), self.folder(name)).and_then(|()| sync_folder(&self.root)).map_err(storage_error)?;
         Ok(stored)
@@ -240,7 +273,8 @@ impl DatasetService {
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-                fs::remove_dir_all(entry.path())?;
+                let is_folder = entry.file_type()?.is_dir();
+                if is_folder { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
             }
         }
         for name in self.names().unwrap_or_default() {
@@ -266,22 +300,17 @@ fn sweep_folder(folder: &Path) -> Result<()> {
     sweep().map_err(storage_error)
 }
 
-fn stored_split(split: &str, lines: &[u8], report: DoctorReport, before: Option<&StoredSplit>) -> StoredSplit {
+fn stored_split(split: &str, packed: &Packed, report: DoctorReport, before: Option<&StoredSplit>) -> StoredSplit {
     let version = before.map_or(1, |stored| stored.version + 1);
     StoredSplit {
         split: split.to_owned(),
         file: format!("{split}.{version}.jsonl.zst"),
         rows: report.rows,
-        digest: digest(lines),
+        digest: packed.digest.clone(),
         version,
         created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         report,
     }
-}
-
-fn write_split(folder: &Path, stored: &StoredSplit, lines: &[u8]) -> Result<()> {
-    let packed = zstd::encode_all(lines, ZSTD_LEVEL).map_err(storage_error)?;
-    write_whole(folder, &stored.file, &packed)
 }
 
 fn check_fits(name: &str, manifest: &Manifest, family: DatasetFamily, split: &str) -> Result<()> {
@@ -303,17 +332,14 @@ fn check_fits(name: &str, manifest: &Manifest, family: DatasetFamily, split: &st
 fn check_name(what: &str, name: &str) -> Result<()> {
     name.parse::<AdapterName>().map(|_| ()).map_err(|_| {
         Error::invalid(format!(
-            "{what} name {name:?} is not 1 to 128 of a-z, A-Z, 0-9, '.', '_' and '-' beginning with a letter or digit, as adapter names are"
+            "{what} name {:?} is not 1 to 128 of a-z, A-Z, 0-9, '.', '_' and '-' beginning with a letter or digit, as adapter names are",
+            Excerpt(name)
         ))
     })
 }
 
 fn no_dataset(name: &str, names: &[String]) -> Error {
-    Error::not_found(format!("no dataset {name:?}; there is {}", enumerate(names)))
-}
-
-fn digest(lines: &[u8]) -> String {
-    Digest::from_sha256(&Sha256::digest(lines).into()).to_string()
+    Error::not_found(format!("no dataset {:?}; there is {}", Excerpt(name), enumerate(names)))
 }
 
 fn enumerate(names: &[String]) -> String {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::domain::{Error, FineTuneSpec, JobId, JobSpec, JobState, PreFinetuneSpec, Result};
+use crate::domain::{Cancel, Error, FineTuneSpec, JobId, JobSpec, JobState, PreFinetuneSpec, Result};
 use crate::serving::jobs::CheckpointView;
-use crate::serving::jobs::check::{JobData, Pools, check, check_new, check_pre_finetune};
+use crate::serving::jobs::check::{JobData, Pools, Rows, check, check_new, check_pre_finetune};
 use crate::serving::jobs::folder::{JobFolder, JobFolders};
 use crate::serving::jobs::journal::{Ending, Job, Journal};
 use crate::serving::jobs::ports::{DataSource, Publisher, Trainer};
@@ -57,22 +57,24 @@ impl Desk {
         Ok(desk)
     }
 
-    pub(super) fn check(&self, spec: &FineTuneSpec) -> Result<JobData> {
-        check(spec, &*self.data, &*self.publisher, self.trainer.limits())
+    pub(super) fn check(&self, spec: &FineTuneSpec, cancel: &Cancel) -> Result<JobData> {
+        check(spec, &*self.data, &*self.publisher, self.trainer.limits(), cancel)
     }
 
-    pub(super) fn check_pre_finetune(&self, spec: &PreFinetuneSpec) -> Result<Pools> {
-        check_pre_finetune(spec, &*self.data, &*self.publisher, self.trainer.limits())
+    pub(super) fn check_pre_finetune(&self, spec: &PreFinetuneSpec, rows: Rows, cancel: &Cancel) -> Result<Pools> {
+        check_pre_finetune(spec, &*self.data, &*self.publisher, self.trainer.limits(), rows, cancel)
     }
 
-    pub(super) fn submit(&self, id: &JobId, spec: &JobSpec) -> Result<Job> {
+    /// Fails once it is cancelled, if it is not in the journal yet.
+    pub(super) fn submit(&self, id: &JobId, spec: &JobSpec, cancel: &Cancel) -> Result<Job> {
         match spec {
-            JobSpec::FineTune(spec) => drop(self.check(spec)?),
+            JobSpec::FineTune(spec) => drop(self.check(spec, cancel)?),
             JobSpec::PreFinetune(spec) => {
                 check_new(spec, &*self.publisher)?;
-                drop(self.check_pre_finetune(spec)?);
+                self.check_pre_finetune(spec, Rows::Drop, cancel)?;
             }
         }
+        cancel.check()?;
         let removed = self.journal.submit(id, spec, self.queue_max, SystemTime::now())?;
         removed.iter().for_each(|old| self.warn(old, "folder of a removed job stays", self.folders.of(old).remove()));
         self.count();

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -29,6 +29,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::domain::{Error, JobId, JobSpec, JobState, Result};
+use crate::serving::long_work::LongWork;
 use crate::serving::{DatasetService, PublishedVersion, Registry};
 use crate::telemetry::Metrics;
 use desk::{Desk, Parts};
@@ -89,6 +90,9 @@ pub struct JobsConfig {
 /// done again after the restart.
 const SHUT_DOWN_WAIT_MAX: Duration = Duration::from_secs(20);
 
+/// Jobs checked at once before they are queued: each has its data in memory.
+const CHECKS_AT_ONCE_MAX: usize = 2;
+
 /// Cloneable handle; when the last one goes, the runner stops at its next step.
 #[derive(Clone)]
 pub struct Jobs {
@@ -99,6 +103,7 @@ struct Inner {
     desk: Arc<Desk>,
     bell: SyncSender<()>,
     runner: watch::Receiver<()>,
+    checks: LongWork,
 }
 
 impl Drop for Inner {
@@ -128,14 +133,23 @@ impl Jobs {
         let (alive, runner) = watch::channel(());
         let thread = Runner { desk: desk.clone(), bell: ringing, _alive: alive };
         thread::Builder::new().name("jobs".to_owned()).spawn(move || thread.run())?;
-        Ok(Self { inner: Arc::new(Inner { desk, bell, runner }) })
+        Ok(Self {
+            inner: Arc::new(Inner { desk, bell, runner, checks: LongWork::new("job checks", CHECKS_AT_ONCE_MAX) }),
+        })
     }
 
     /// Checks the spec against datasets and registry at once (`unprocessable` names everything wrong), then queues.
     /// `overloaded` if too many jobs are unfinished.
     pub async fn submit(&self, spec: JobSpec) -> Result<JobView> {
+        self.submit_until(spec, None).await
+    }
+
+    /// The same by a deadline. The check reads all of the job's data: `overloaded` while as many are at it as may be, and given up
+    /// when the future is dropped.
+    pub async fn submit_until(&self, spec: JobSpec, deadline: Option<Instant>) -> Result<JobView> {
         let id = JobId(format!("job_{}", uuid::Uuid::now_v7().simple()));
-        let job = self.with_desk(move |desk| desk.submit(&id, &spec)).await?;
+        let desk = self.inner.desk.clone();
+        let job = self.inner.checks.run(deadline, move |cancel| desk.submit(&id, &spec, cancel)).await?;
         tracing::info!(job = %job.view.id, "job queued");
         self.ring();
         Ok(job.view)

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use crate::adapter::{AdapterBundle, AdapterFiles};
 use crate::domain::{
-    AdapterName, AdapterRef, DataRef, Digest, Error, ErrorKind, Family, FineTuneSpec, PreFinetuneSpec, Result,
+    AdapterName, AdapterRef, Cancel, DataRef, Digest, Error, ErrorKind, Family, FineTuneSpec, PreFinetuneSpec, Result,
 };
 use crate::serving::jobs::folder::Remains;
 use crate::serving::{Backbone, Backbones, DatasetService, PublishedVersion, Registry};
@@ -19,7 +19,8 @@ use crate::training::{
 
 /// Training data by name: its family and rows.
 pub(super) trait DataSource: Send + Sync {
-    fn read(&self, reference: &DataRef) -> Result<(DatasetFamily, Split)>;
+    /// Fails once it is cancelled.
+    fn read(&self, reference: &DataRef, cancel: &Cancel) -> Result<(DatasetFamily, Split)>;
 }
 
 /// Trains and evaluates; both block.
@@ -95,8 +96,8 @@ pub(super) fn registered(publisher: &dyn Publisher, name: &AdapterName) -> Resul
 }
 
 impl DataSource for DatasetService {
-    fn read(&self, reference: &DataRef) -> Result<(DatasetFamily, Split)> {
-        let (family, split, _digest) = self.read(reference)?;
+    fn read(&self, reference: &DataRef, cancel: &Cancel) -> Result<(DatasetFamily, Split)> {
+        let (family, split, _digest) = self.read_until(reference, cancel)?;
         Ok((family, split))
     }
 }

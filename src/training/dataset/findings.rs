@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{DETAILS_SHOWN_MAX, LINES_SHOWN_MAX};
+use super::limits::{DETAIL_CHARS_MAX, DETAILS_SHOWN_MAX, LINES_SHOWN_MAX};
 
 /// One kind of problem. The codes are part of the upload's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,9 +83,38 @@ pub(super) struct Findings {
 
 #[derive(Debug, Default)]
 struct Tally {
-    count: usize,
-    lines: Vec<usize>,
+    lines: Lines,
     details: Vec<String>,
+}
+
+/// Lines by their number, of which the first are kept.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lines {
+    pub(super) count: usize,
+    first: Vec<usize>,
+}
+
+impl Lines {
+    /// `line` 0 counts, and is no line.
+    pub(super) fn add(&mut self, line: usize) {
+        self.count += 1;
+        if line > 0 && self.first.len() < LINES_SHOWN_MAX && self.first.last() != Some(&line) {
+            self.first.push(line);
+        }
+    }
+
+    fn add_all(&mut self, others: &Self) {
+        others.first.iter().for_each(|line| self.add(*line));
+        self.count += others.count - others.first.len();
+    }
+}
+
+impl FromIterator<usize> for Lines {
+    fn from_iter<T: IntoIterator<Item = usize>>(numbers: T) -> Self {
+        let mut lines = Self::default();
+        numbers.into_iter().for_each(|line| lines.add(line));
+        lines
+    }
 }
 
 impl Findings {
@@ -99,12 +128,11 @@ impl Findings {
     }
 
     /// One thing to say of rows at several lines.
-    pub(super) fn warn_of_lines(&mut self, code: Code, lines: impl Iterator<Item = usize>, detail: &str) {
-        let mut detail = Some(detail);
-        for line in lines {
+    pub(super) fn warn_of_lines(&mut self, code: Code, lines: &Lines, detail: &str) {
+        if lines.count > 0 {
             let tally = self.warnings.entry(code).or_default();
-            tally.add(line, String::new());
-            tally.details.extend(detail.take().filter(|_| tally.details.len() < DETAILS_SHOWN_MAX).map(str::to_owned));
+            tally.lines.add_all(lines);
+            tally.explain(detail.to_owned());
         }
     }
 
@@ -121,13 +149,21 @@ impl Findings {
 
 impl Tally {
     fn add(&mut self, line: usize, detail: String) {
-        self.count += 1;
-        if line > 0 && self.lines.len() < LINES_SHOWN_MAX && self.lines.last() != Some(&line) {
-            self.lines.push(line);
-        }
+        self.lines.add(line);
         if !detail.is_empty() && self.details.len() < DETAILS_SHOWN_MAX {
-            self.details.push(if line > 0 { format!("line {line}: {detail}") } else { detail });
+            self.explain(if line > 0 { format!("line {line}: {detail}") } else { detail });
         }
+    }
+
+    fn explain(&mut self, mut detail: String) {
+        if detail.is_empty() || self.details.len() == DETAILS_SHOWN_MAX {
+            return;
+        }
+        if let Some((end, _)) = detail.char_indices().nth(DETAIL_CHARS_MAX) {
+            detail.truncate(end);
+            detail.push('…');
+        }
+        self.details.push(detail);
     }
 
     fn finish(self, code: Code) -> Finding {
@@ -135,9 +171,9 @@ impl Tally {
         if !self.details.is_empty() {
             message = format!("{message}: {}", self.details.join("; "));
         }
-        if self.details.len() == DETAILS_SHOWN_MAX && self.count > DETAILS_SHOWN_MAX {
+        if self.details.len() == DETAILS_SHOWN_MAX && self.lines.count > DETAILS_SHOWN_MAX {
             message.push_str("; …");
         }
-        Finding { code: code.as_str().to_owned(), message, count: self.count, lines: self.lines }
+        Finding { code: code.as_str().to_owned(), message, count: self.lines.count, lines: self.lines.first }
     }
 }

@@ -4,6 +4,7 @@ mod doctor;
 mod findings;
 mod format;
 mod limits;
+mod others;
 mod report;
 mod row;
 mod split;
@@ -15,9 +16,10 @@ mod words;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::domain::{Error, Family, Result};
+use crate::domain::{Cancel, Error, Excerpt, Family, Result};
 
 pub use findings::Finding;
+pub use others::{OtherSplit, OtherSplits};
 pub use report::DoctorReport;
 pub use split::Split;
 
@@ -51,9 +53,6 @@ pub enum DatasetFamily {
     Pairs,
 }
 
-/// Other splits of the same dataset, for leakage checks.
-pub type OtherSplits<'a> = &'a [(&'a str, &'a Split)];
-
 /// Bytes in any format of the contract (JSON lines of every shape, CoNLL columns, CSV/TSV, Parquet, Label Studio; gzip or zstd around it),
 /// recognised by content. The split is None where errors refuse it. `max_length`: words past it are counted as a warning.
 /// Fails only on bytes that cannot be unpacked or are over the limit. Rows are held to what training needs; see [`read_split`].
@@ -63,29 +62,33 @@ pub fn read(
     others: OtherSplits<'_>,
     max_length: usize,
 ) -> Result<(DoctorReport, Option<Split>)> {
-    read_split(family, doctor::TRAIN, bytes, others, max_length)
+    read_split(family, doctor::TRAIN, bytes, others, max_length, &Cancel::default())
 }
 
 /// The same for a split by name: only `train` (or a split that stands alone) must have something to tell apart.
+/// What is accepted keeps every bound as the lines that are stored, so that [`read_stored`] reads it again. Fails once it is cancelled.
 pub fn read_split(
     family: DatasetFamily,
     split: &str,
     bytes: &[u8],
     others: OtherSplits<'_>,
     max_length: usize,
+    cancel: &Cancel,
 ) -> Result<(DoctorReport, Option<Split>)> {
-    let bytes = unpack::unpack(bytes)?;
-    let mut rows = row::Rows::new(family);
+    let bytes = unpack::unpack(bytes, cancel)?;
+    let mut rows = row::Rows::new(family, cancel);
     let format = format::read(&bytes, &mut rows);
-    let report = doctor::examine(&mut rows, format, split, others, max_length);
+    rows.check_wanted()?;
+    drop(bytes); // the examples are copies
+    let report = doctor::examine(&mut rows, format, split, others, max_length, cancel)?;
     let examples = rows.kept.into_iter().map(|row| row.example).collect();
     let split = report.errors.is_empty().then_some(Split { examples, multi_label: rows.multi_label });
     Ok((report, split))
 }
 
 /// The JSON lines that [`Split::to_jsonl`] wrote and that were compressed for storage; bounded as an upload is.
-pub fn read_stored(family: DatasetFamily, bytes: &[u8]) -> Result<Split> {
-    Split::from_jsonl(family, &unpack::unpack(bytes)?)
+pub fn read_stored(family: DatasetFamily, bytes: &[u8], cancel: &Cancel) -> Result<Split> {
+    split::parse(family, &unpack::unpack(bytes, cancel)?, cancel)
 }
 
 impl DatasetFamily {
@@ -109,7 +112,7 @@ impl FromStr for DatasetFamily {
 
     fn from_str(s: &str) -> Result<Self> {
         [Self::Ner, Self::Classify, Self::Pairs].into_iter().find(|family| family.as_str() == s).ok_or_else(|| {
-            Error::invalid(format!("dataset family {s:?} is none of \"ner\", \"classify\" and \"pairs\""))
+            Error::invalid(format!("dataset family {:?} is none of \"ner\", \"classify\" and \"pairs\"", Excerpt(s)))
         })
     }
 }

@@ -1,15 +1,15 @@
 //! Tags of any scheme (IOB1, IOB2, BIOES, BILOU, BMES) to IOB2.
 
-use crate::domain::Tag;
+use crate::domain::{Excerpt, Tag};
 use crate::training::spans;
 
-use super::findings::{Code, Findings};
+use super::findings::{Code, Findings, Lines};
 
 /// How the entities of a file open, which tells whether it mixes schemes.
 #[derive(Debug, Default)]
 pub(super) struct Schemes {
     /// Lines with an entity whose first tag is `I-` (all of them in IOB1).
-    inside_first: Vec<usize>,
+    inside_first: Lines,
     /// Whether an entity opens with `B-` or `S-` where IOB1 needs none.
     begins: bool,
 }
@@ -19,7 +19,7 @@ impl Schemes {
     pub(super) fn convert(&mut self, tags: &[String], line: usize) -> Result<Vec<String>, (usize, String)> {
         if let Some(at) = tags.iter().position(|tag| !is_tag(tag)) {
             let wanted = "\"O\" or an entity type behind B-, I-, E-, S-, L-, U- or M- is wanted";
-            return Err((at, format!("tag {:?}; {wanted}", tags[at])));
+            return Err((at, format!("tag {:?}; {wanted}", Excerpt(&tags[at]))));
         }
         let mut stored = vec!["O".to_owned(); tags.len()];
         let mut before: Option<(&str, usize)> = None;
@@ -27,7 +27,7 @@ impl Schemes {
             let needs_begin = before == Some((span.label, span.words.start));
             match Tag::parse(&tags[span.words.start]) {
                 Tag::Begin(_) | Tag::Single(_) => self.begins |= !needs_begin,
-                _ => self.inside_first.push(line),
+                _ => self.inside_first.add(line),
             }
             before = Some((span.label, span.words.end));
             stored[span.words.start] = format!("B-{}", span.label);
@@ -39,7 +39,7 @@ impl Schemes {
     /// A warning where the file cannot have been of one scheme.
     pub(super) fn report(self, findings: &mut Findings) {
         if self.begins {
-            self.inside_first.into_iter().for_each(|line| findings.warn(Code::MixedTagScheme, line, ""));
+            findings.warn_of_lines(Code::MixedTagScheme, &self.inside_first, "");
         }
     }
 }

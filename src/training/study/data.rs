@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::{Digest, Error, Result};
+use crate::domain::{Cancel, Digest, Error, Result};
 use crate::training::dataset::{DatasetFamily, Example, Split, read_stored};
 use crate::training::study::spec::{Caps, Downstream};
 
@@ -36,7 +36,7 @@ pub fn read_split(data: &Path, folder: &str, set: &str, split: &str) -> Result<O
     let path = split_path(data, folder, set, split);
     match std::fs::read(&path) {
         Ok(bytes) => {
-            let rows = read_stored(folder.parse::<DatasetFamily>()?, &bytes);
+            let rows = read_stored(folder.parse::<DatasetFamily>()?, &bytes, &Cancel::default());
             rows.map(Some).map_err(|error| error.context(path.display()))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

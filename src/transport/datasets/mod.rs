@@ -10,18 +10,16 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 
-use crate::domain::{Error, Result};
+use crate::domain::{Error, Excerpt, Result};
 use crate::serving::{DatasetFamily, DatasetService, SplitInfo};
 use crate::transport::call::Call;
 
-/// Runs the doctor over an upload and keeps it.
+/// Runs the doctor over an upload and keeps it, while its caller waits.
 async fn store(call: &Call, name: String, family: &str, split: String, data: Bytes) -> Result<(String, SplitInfo)> {
     let family = self::family(family)?;
-    blocking(call, move |datasets| {
-        let info = datasets.put(&name, family, &split, &data)?;
-        Ok((name, info))
-    })
-    .await
+    let datasets = call.services().datasets.clone();
+    let info = datasets.upload(name.clone(), family, split, data, call.deadline).await?;
+    Ok((name, info))
 }
 
 /// The service reads and writes files.
@@ -39,7 +37,7 @@ fn family(word: &str) -> Result<DatasetFamily> {
         "ner" => Ok(DatasetFamily::Ner),
         "classify" => Ok(DatasetFamily::Classify),
         "pairs" => Ok(DatasetFamily::Pairs),
-        other => Err(Error::invalid(format!("family: {other:?} is none of ner, classify, pairs"))),
+        other => Err(Error::invalid(format!("family: {:?} is none of ner, classify, pairs", Excerpt(other)))),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::transport::rpc::{struct_to_json, timestamp, to_struct, to_value};
 
 pub(in crate::transport) async fn create(call: Call, request: proto::CreateJobRequest) -> Result<proto::Job> {
     let spec = parse_spec(struct_to_json(request.spec.unwrap_or_default()))?;
-    Ok(call.services().jobs.submit(spec).await?.into())
+    Ok(call.services().jobs.submit_until(spec, call.deadline).await?.into())
 }
 
 pub(in crate::transport) async fn list(call: Call, request: proto::ListJobsRequest) -> Result<proto::ListJobsResponse> {

@@ -22,7 +22,7 @@ use crate::transport::wire::List;
     responses((status = 201, body = Job), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn create(call: Call, JsonBytes(spec): JsonBytes) -> Result<Response, Failure> {
-    let job = call.services().jobs.submit(spec_from_json(&spec)?).await?;
+    let job = call.services().jobs.submit_until(spec_from_json(&spec)?, call.deadline).await?;
     let location = [(LOCATION, format!("/v1/admin/jobs/{}", job.id))];
     Ok((StatusCode::CREATED, location, Answer(Job::from(job))).into_response())
 }

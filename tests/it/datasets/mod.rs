@@ -1,5 +1,6 @@
 //! Training data: every format, everything the doctor finds, and the store.
 
+mod bounds;
 mod formats;
 mod refusals;
 mod store;

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use trunkline::domain::ErrorKind;
-use trunkline::training::dataset::{DatasetFamily, Split, read, read_split};
+use trunkline::domain::{Cancel, ErrorKind};
+use trunkline::training::dataset::{DatasetFamily, DoctorReport, OtherSplit, Split, read, read_split};
 
 use super::{Classify, MAX_LENGTH, Ner, Pairs, accepted, examine, finding};
 
@@ -23,6 +23,11 @@ fn warns(family: DatasetFamily, data: &str, code: &str, lines: &[usize], words: 
     let found = finding(&report.warnings, code);
     assert_eq!(found.lines, lines, "{data}: {found:?}");
     assert!(found.message.contains(words), "{:?} lacks {words:?}", found.message);
+}
+
+/// Another split of a dataset that has `others`.
+fn beside(others: &[OtherSplit], split: &str, data: &[u8]) -> (DoctorReport, Option<Split>) {
+    read_split(Classify, split, data, others, MAX_LENGTH, &Cancel::default()).expect("bytes")
 }
 
 const GOOD: &str = r#"{"tokens":["a","b"],"tags":["O","B-X"]}"#;
@@ -117,8 +122,7 @@ fn one_label_and_empty_splits_are_refused() {
     accepted(Ner, b"a B-X\n\nb O\n");
     accepted(Classify, b"{\"text\":\"a\",\"labels\":[]}\n{\"text\":\"b\",\"labels\":[\"x\"]}");
     let train = accepted(Classify, b"text,label\na,x\nb,y\n");
-    let (report, split) =
-        read_split(Classify, "dev", b"text,label\nc,x\nd,x\n", &[("train", &train)], MAX_LENGTH).expect("bytes");
+    let (report, split) = beside(&[OtherSplit::of("train", &train)], "dev", b"text,label\nc,x\nd,x\n");
     assert!(split.is_some(), "a dev split need not have all labels");
     assert_eq!(finding(&report.warnings, "one_label").count, 1);
 }
@@ -156,7 +160,7 @@ fn rows_over_a_limit_are_refused() {
     let label = format!("text,label\na,x\nb,{}\n", "y".repeat(300));
     refuses(Classify, &label, "too_large", &[3], "has 300 bytes; at most 256");
     let labels: String = (0..2048).map(|n| format!("row {n},label-{n}\n")).collect();
-    refuses(Classify, &format!("text,label\n{labels}"), "too_large", &[], "2048 labels; at most 2047");
+    refuses(Classify, &format!("text,label\n{labels}"), "too_large", &[2049], "2048 labels up to here; at most 2047");
     let quote = format!("text,label\na,x\n\"{}", "b,y\n".repeat(1 << 18));
     refuses(Classify, &quote, "unreadable_row", &[3], "1 cells under a header of 2");
 }
@@ -190,17 +194,15 @@ fn suspicious_rows_are_warned_of_with_their_lines() {
 fn rows_shared_with_other_splits_and_labels_training_lacks_are_warned_of() {
     let train = accepted(Classify, b"text,label\na,x\nb,y\n");
     let dev = accepted(Classify, b"text,label\nd,x\ne,y\n");
-    let others: [(&str, &Split); 2] = [("train", &train), ("dev", &dev)];
-    let (report, split) =
-        read_split(Classify, "test", b"text,label\nc,x\na,z\ne,y\n", &others, MAX_LENGTH).expect("bytes");
+    let others = [OtherSplit::of("train", &train), OtherSplit::of("dev", &dev)];
+    let (report, split) = beside(&others, "test", b"text,label\nc,x\na,z\ne,y\n");
     assert!(split.is_some());
     let leakage = finding(&report.warnings, "leakage");
     assert_eq!((leakage.count, leakage.lines.as_slice()), (2, [3, 4].as_slice()));
     assert!(leakage.message.contains("line 3: in \"train\" too; line 4: in \"dev\" too"), "{}", leakage.message);
     assert_eq!(finding(&report.warnings, "unseen_label").lines, [3]);
     let sets = accepted(Classify, b"{\"text\":\"a\",\"labels\":[\"x\"]}\n{\"text\":\"b\",\"labels\":[\"y\"]}");
-    let (report, _) =
-        read_split(Classify, "dev", b"text,label\nc,x\nd,y\n", &[("train", &sets)], MAX_LENGTH).expect("bytes");
+    let (report, _) = beside(&[OtherSplit::of("train", &sets)], "dev", b"text,label\nc,x\nd,y\n");
     finding(&report.warnings, "label_kind");
 }
 

@@ -7,14 +7,14 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use crate::domain::{
-    AdapterRef, Auto, DataRef, Error, ErrorKind, Family, FineTuneSpec, Gate, GateMetric, Hyperparameters, LayerChoice,
-    Result, Tag,
+    AdapterRef, Auto, Cancel, DataRef, Error, ErrorKind, Family, FineTuneSpec, Gate, GateMetric, Hyperparameters,
+    LayerChoice, Result, Tag,
 };
 use crate::serving::jobs::ports::{DataSource, Limits, Publisher, registered};
 use crate::serving::jobs::record::layers_to_json;
 use crate::training::dataset::{DatasetFamily, Example, Split};
 
-pub(super) use pre_finetune::{Pools, check_new, check_pre_finetune};
+pub(super) use pre_finetune::{Pools, Rows, check_new, check_pre_finetune};
 
 /// Fewer rows teach nothing; it is a mistake of the upload.
 const TRAIN_ROWS_MIN: usize = 4;
@@ -33,15 +33,16 @@ pub(super) struct JobData {
     pub(super) test: Option<Split>,
 }
 
-/// Reads and checks all of it. `unprocessable` with every problem, each naming its field.
+/// Reads and checks all of it. `unprocessable` with every problem, each naming its field. Fails once it is cancelled.
 pub(super) fn check(
     spec: &FineTuneSpec,
     data: &dyn DataSource,
     publisher: &dyn Publisher,
     limits: Limits,
+    cancel: &Cancel,
 ) -> Result<JobData> {
     let mut problems = Vec::new();
-    let splits = read_splits(spec, data, &mut problems)?;
+    let splits = read_splits(spec, data, cancel, &mut problems)?;
     check_adapters(spec, publisher, &mut problems)?;
     check_hyperparameters(&spec.hyperparameters, limits, &mut problems);
     if let Some(gate) = &spec.gate {
@@ -62,9 +63,14 @@ fn conclude(problems: Vec<String>) -> Result<()> {
     }
 }
 
-fn read_splits(spec: &FineTuneSpec, data: &dyn DataSource, problems: &mut Vec<String>) -> Result<Option<JobData>> {
+fn read_splits(
+    spec: &FineTuneSpec,
+    data: &dyn DataSource,
+    cancel: &Cancel,
+    problems: &mut Vec<String>,
+) -> Result<Option<JobData>> {
     let mut read = |field, reference: Option<&DataRef>| {
-        reference.map_or(Ok(None), |reference| read_split(field, reference, spec.family, data, problems))
+        reference.map_or(Ok(None), |reference| read_split(field, reference, spec.family, data, cancel, problems))
     };
     let train = read("data.train", Some(&spec.train))?;
     let validation = read("data.validation", spec.validation.as_ref())?;
@@ -85,9 +91,10 @@ fn read_split(
     reference: &DataRef,
     family: Family,
     data: &dyn DataSource,
+    cancel: &Cancel,
     problems: &mut Vec<String>,
 ) -> Result<Option<Split>> {
-    let (found, split) = match data.read(reference) {
+    let (found, split) = match data.read(reference, cancel) {
         Ok(read) => read,
         Err(error) if is_callers(&error) => {
             problems.push(format!("{field}: {error}"));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Ranges, check_layers, conclude, is_callers};
 use crate::domain::{
-    DataRef, Family, LayerChoice, MixedSet, PreFinetuneHyperparameters, PreFinetuneSpec, Publish, Result,
+    Cancel, DataRef, Family, LayerChoice, MixedSet, PreFinetuneHyperparameters, PreFinetuneSpec, Publish, Result,
 };
 use crate::serving::jobs::ports::{DataSource, Limits, Publisher, registered};
 use crate::training::PoolSet;
@@ -22,19 +22,30 @@ const SETS_MAX: usize = 256;
 /// The rows of a job, read and fit for it: NER's and classification's.
 pub(in crate::serving::jobs) type Pools = (Vec<PoolSet>, Vec<PoolSet>);
 
-/// Reads and checks all of it. `unprocessable` with every problem, each naming its field.
+/// What becomes of rows that were read and found fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::serving::jobs) enum Rows {
+    /// For the run that follows.
+    Keep,
+    /// Before the job is queued: one dataset at a time is in memory.
+    Drop,
+}
+
+/// Reads and checks all of it. `unprocessable` with every problem, each naming its field. Fails once it is cancelled.
 pub(in crate::serving::jobs) fn check_pre_finetune(
     spec: &PreFinetuneSpec,
     data: &dyn DataSource,
     publisher: &dyn Publisher,
     limits: Limits,
+    rows: Rows,
+    cancel: &Cancel,
 ) -> Result<Pools> {
     let mut problems = Vec::new();
-    let ner = read_mix(Family::Ner, spec, data, &mut problems)?;
-    let classify = read_mix(Family::Classify, spec, data, &mut problems)?;
+    let mut mix = |family| read_mix(family, spec, data, rows, cancel, &mut problems);
+    let pools = (mix(Family::Ner)?, mix(Family::Classify)?);
     check_names(spec, publisher, &mut problems)?;
     check_hyperparameters(&spec.hyperparameters, limits, &mut problems);
-    conclude(problems).map(|()| (ner, classify))
+    conclude(problems).map(|()| pools)
 }
 
 /// The backbone this job would leave must not be there already: known only before the job has left it.
@@ -51,6 +62,8 @@ fn read_mix(
     family: Family,
     spec: &PreFinetuneSpec,
     data: &dyn DataSource,
+    rows: Rows,
+    cancel: &Cancel,
     problems: &mut Vec<String>,
 ) -> Result<Vec<PoolSet>> {
     if !spec.strategy.families().contains(&family) {
@@ -66,11 +79,13 @@ fn read_mix(
     for MixedSet { data: reference, weight } in sets {
         if !names.insert(reference.to_string()) {
             problems.push(format!("{field}: {reference} is named twice"));
+            continue;
         }
         if !(weight.is_finite() && *weight > 0.0) {
             problems.push(format!("{field}: weight {weight} of {reference} is not above 0"));
         }
-        if let Some(split) = read_set(&field, reference, family, data, problems)? {
+        let split = read_set(&field, reference, family, data, cancel, problems)?;
+        if let Some(split) = split.filter(|_| rows == Rows::Keep) {
             pools.push(PoolSet { name: reference.to_string(), weight: *weight, split });
         }
     }
@@ -83,13 +98,14 @@ fn read_set(
     reference: &DataRef,
     family: Family,
     data: &dyn DataSource,
+    cancel: &Cancel,
     problems: &mut Vec<String>,
 ) -> Result<Option<Split>> {
     let fits = |found| match family {
         Family::Ner => found == DatasetFamily::Ner,
         Family::Classify => matches!(found, DatasetFamily::Classify | DatasetFamily::Pairs),
     };
-    match data.read(reference) {
+    match data.read(reference, cancel) {
         Ok((found, split)) if fits(found) => Ok(Some(split)),
         Ok((found, _)) => {
             problems.push(format!("{field}: dataset {} is of family {found}", reference.dataset));

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::domain::{Error, FineTuneSpec, Gate, JobId, JobSpec, JobState, Publish, Result};
+use crate::domain::{Cancel, Error, FineTuneSpec, Gate, JobId, JobSpec, JobState, Publish, Result};
 use crate::serving::PublishedVersion;
 use crate::serving::jobs::desk::Desk;
 use crate::serving::jobs::folder::{JobFolder, Trained};
@@ -121,7 +121,7 @@ impl FineTuning<'_> {
     }
 
     fn train(&self) -> Result<Option<Trained>> {
-        let data = self.desk.check(self.spec)?;
+        let data = self.desk.check(self.spec, &Cancel::default())?;
         let init = self.spec.init_from.as_ref().map(|init| self.desk.publisher.files(init)).transpose()?;
         let run = TrainingRun {
             spec: self.spec.clone(),
@@ -183,7 +183,7 @@ impl FineTuning<'_> {
         let Some(reference) = &self.spec.validation else { return Ok(None) };
         let found = registered(&*self.desk.publisher, &self.spec.adapter)?;
         let Some(version) = found.and_then(|found| found.active) else { return Ok(None) };
-        let (_, split) = self.desk.data.read(reference)?;
+        let (_, split) = self.desk.data.read(reference, &Cancel::default())?;
         let name = self.spec.adapter.clone();
         let files = self.desk.publisher.files(&crate::domain::AdapterRef { name, version: Some(version) })?;
         let evaluation = self.desk.trainer.evaluate(&files, &split, &reference.to_string())?;

@@ -5,8 +5,9 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::domain::{AdapterName, Digest, Family, JobId, JobState, PreFinetuneSpec, Publish, Result};
+use crate::domain::{AdapterName, Cancel, Digest, Family, JobId, JobState, PreFinetuneSpec, Publish, Result};
 use crate::serving::PublishedVersion;
+use crate::serving::jobs::check::Rows;
 use crate::serving::jobs::desk::Desk;
 use crate::serving::jobs::folder::{JobFolder, Remains};
 use crate::serving::jobs::journal::{Ending, Intent};
@@ -51,7 +52,7 @@ impl PreFinetuning<'_> {
     }
 
     fn train(&self) -> Result<Option<Remains>> {
-        let (ner, classify) = self.desk.check_pre_finetune(self.spec)?;
+        let (ner, classify) = self.desk.check_pre_finetune(self.spec, Rows::Keep, &Cancel::default())?;
         let run = PreFinetuningRun {
             spec: self.spec.clone(),
             ner,

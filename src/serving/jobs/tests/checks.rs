@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::fakes::{FakeData, FakePublisher, adapter, fine_tune};
-use crate::domain::{ErrorKind, Result};
+use crate::domain::{Cancel, ErrorKind, Result};
 use crate::serving::jobs::check::{JobData, check};
 use crate::serving::jobs::ports::{Limits, Publisher};
 use crate::training::dataset::DatasetFamily::{Classify, Ner, Pairs};
@@ -22,7 +22,7 @@ fn checked(changes: Value) -> Result<JobData> {
     let publisher = FakePublisher::default();
     publisher.publish(&"seed".parse().unwrap(), adapter(0.5), true).unwrap();
     publisher.publish(&"staged".parse().unwrap(), adapter(0.5), false).unwrap();
-    check(&fine_tune(changes), &data, &publisher, Limits { layers: 6, max_length: 512 })
+    check(&fine_tune(changes), &data, &publisher, Limits { layers: 6, max_length: 512 }, &Cancel::default())
 }
 
 fn problems(changes: Value) -> Vec<String> {

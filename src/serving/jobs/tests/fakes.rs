@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::adapter::AdapterFiles;
 use crate::domain::{
-    AdapterName, AdapterRef, BackboneIdentity, DataRef, Digest, Error, ErrorKind, Family, FineTuneSpec, JobSpec,
-    PreFinetuneSpec, Result,
+    AdapterName, AdapterRef, BackboneIdentity, Cancel, DataRef, Digest, Error, ErrorKind, Family, FineTuneSpec,
+    JobSpec, PreFinetuneSpec, Result,
 };
 use crate::serving::PublishedVersion;
 use crate::serving::jobs::desk::Parts;
@@ -251,7 +251,7 @@ impl FakeData {
 }
 
 impl DataSource for FakeData {
-    fn read(&self, reference: &DataRef) -> Result<(DatasetFamily, Split)> {
+    fn read(&self, reference: &DataRef, _: &Cancel) -> Result<(DatasetFamily, Split)> {
         self.0.get(&reference.to_string()).cloned().ok_or_else(|| Error::not_found(format!("no split {reference}")))
     }
 }

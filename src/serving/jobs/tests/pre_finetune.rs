@@ -9,9 +9,9 @@ use super::fakes::{
     Course, FakeData, FakePublisher, FakeTrainer, STEPS, adapter, checkpoint, parts, pre_finetune, remains,
 };
 use super::{reaches, states};
-use crate::domain::{JobId, JobSpec, JobState};
+use crate::domain::{Cancel, JobId, JobSpec, JobState};
 use crate::serving::jobs::Jobs;
-use crate::serving::jobs::check::{check_new, check_pre_finetune};
+use crate::serving::jobs::check::{Rows, check_new, check_pre_finetune};
 use crate::serving::jobs::folder::JobFolders;
 use crate::serving::jobs::journal::{Intent, Journal};
 use crate::serving::jobs::ports::{Limits, Publisher};
@@ -20,8 +20,9 @@ fn problems(changes: Value) -> Vec<String> {
     let publisher = FakePublisher::default();
     publisher.publish(&"other".parse().unwrap(), adapter(0.5), true).unwrap();
     let (spec, limits) = (pre_finetune(changes), Limits { layers: 6, max_length: 512 });
-    let checked = check_new(&spec, &publisher)
-        .and_then(|()| check_pre_finetune(&spec, &FakeData::new(), &publisher, limits).map(drop));
+    let checked = check_new(&spec, &publisher).and_then(|()| {
+        check_pre_finetune(&spec, &FakeData::new(), &publisher, limits, Rows::Drop, &Cancel::default()).map(drop)
+    });
     checked.err().map(|error| error.problems().to_vec()).unwrap_or_default()
 }
 

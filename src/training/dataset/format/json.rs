@@ -1,12 +1,14 @@
 //! JSON lines, and one JSON array of objects over any number of lines.
 
-use crate::training::dataset::findings::Code;
 use crate::training::dataset::limits::ROW_BYTES_MAX;
 use crate::training::dataset::row::{Fault, Fields, Rows, kind};
 use serde_json::Value;
 
 pub(super) fn read_lines(text: &str, rows: &mut Rows) {
     for (at, line) in text.lines().enumerate() {
+        if rows.is_over(line.len()) {
+            return;
+        }
         if !line.trim().is_empty() {
             read_object(at + 1, line, rows);
         }
@@ -15,6 +17,9 @@ pub(super) fn read_lines(text: &str, rows: &mut Rows) {
 
 pub(super) fn read_array(text: &str, rows: &mut Rows) {
     for (line, element) in Elements::of(text) {
+        if rows.is_over(element.len()) {
+            return;
+        }
         read_object(line, element, rows);
     }
     if !text.trim_end().ends_with(']') {
@@ -31,8 +36,7 @@ fn read_object(line: usize, text: &str, rows: &mut Rows) {
 
 fn parse(text: &str) -> Result<Fields, Fault> {
     if text.len() > ROW_BYTES_MAX {
-        let message = format!("{} bytes in a row; at most {ROW_BYTES_MAX} are allowed", text.len());
-        return Err(Fault { code: Code::TooLarge, message });
+        return Err(Fault::too_large(format!("{} bytes in a row; at most {ROW_BYTES_MAX} are allowed", text.len())));
     }
     match serde_json::from_str(text) {
         Ok(Value::Object(fields)) => Ok(fields),

@@ -1,13 +1,16 @@
 //! Texts with a label or a list of labels.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::Rows;
 use super::fields::{Fault, Fields, find, label, missing, optional_text, text, wrong};
 use crate::training::dataset::Example;
+use crate::training::dataset::limits::LABELS_MAX;
 
 pub(in crate::training::dataset) const TEXT: &[&str] = &["text", "sentence", "content", "utterance", "sentence1"];
-const TEXT_PAIR: &[&str] = &["text_pair", "sentence2"];
+pub(super) const TEXT_PAIR: &[&str] = &["text_pair", "sentence2"];
 /// `accept`: Prodigy's choices.
 const LABELS: &[&str] = &["labels", "accept"];
 const LABEL: &[&str] = &["label", "intent", "category", "class"];
@@ -41,12 +44,12 @@ fn one_label(fields: &Fields) -> Result<String, Fault> {
 
 /// Each once, in the row's order.
 pub(super) fn label_set(name: &str, values: &[Value]) -> Result<Vec<String>, Fault> {
-    let mut labels: Vec<String> = Vec::new();
-    for value in values {
-        let label = label(name, value)?;
-        if !labels.contains(&label) {
-            labels.push(label);
-        }
+    if values.len() > LABELS_MAX {
+        let message = format!("field {name:?} has {} labels; at most {LABELS_MAX} are allowed", values.len());
+        return Err(Fault::too_large(message));
     }
+    let mut labels: Vec<String> = values.iter().map(|value| label(name, value)).collect::<Result<_, _>>()?;
+    let mut seen = HashSet::new();
+    labels.retain(|label| seen.insert(label.clone()));
     Ok(labels)
 }

@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use crate::domain::Excerpt;
 use crate::training::dataset::findings::Code;
+use crate::training::dataset::limits::LABEL_BYTES_MAX;
 
 /// A row by field name.
 pub(in crate::training::dataset) type Fields = Map<String, Value>;
@@ -17,6 +19,10 @@ pub(in crate::training::dataset) struct Fault {
 impl Fault {
     pub(in crate::training::dataset) fn unreadable(message: impl Into<String>) -> Self {
         Self { code: Code::UnreadableRow, message: message.into() }
+    }
+
+    pub(in crate::training::dataset) fn too_large(message: impl Into<String>) -> Self {
+        Self { code: Code::TooLarge, message: message.into() }
     }
 }
 
@@ -38,8 +44,7 @@ pub(super) fn strings(fields: &Fields, names: &[&'static str]) -> Result<Vec<Str
     let (name, value) = find(fields, names).ok_or_else(|| missing(names))?;
     let list = value.as_array().ok_or_else(|| wrong(name, value, "a list of strings"))?;
     let string = |(at, value): (usize, &Value)| {
-        let entry = format!("{name}[{at}]");
-        value.as_str().map(str::to_owned).ok_or_else(|| wrong(&entry, value, "a string"))
+        value.as_str().map(str::to_owned).ok_or_else(|| wrong(&format!("{name}[{at}]"), value, "a string"))
     };
     list.iter().enumerate().map(string).collect()
 }
@@ -47,11 +52,21 @@ pub(super) fn strings(fields: &Fields, names: &[&'static str]) -> Result<Vec<Str
 /// A label's name: a string with something in it, or a whole number by its digits.
 pub(super) fn label(name: &str, value: &Value) -> Result<String, Fault> {
     match value {
-        Value::String(label) if !label.trim().is_empty() => Ok(label.clone()),
+        Value::String(label) if !label.trim().is_empty() => check_label_length(label).map(|()| label.clone()),
         Value::String(_) => Err(Fault::unreadable(format!("field {name:?} is blank; a label is wanted"))),
         Value::Number(number) if number.is_i64() || number.is_u64() => Ok(number.to_string()),
         other => Err(wrong(name, other, "a label (a string or a whole number)")),
     }
+}
+
+/// Before a label is copied: a span's is written to each of its words.
+pub(in crate::training::dataset) fn check_label_length(label: &str) -> Result<(), Fault> {
+    let bytes = label.len();
+    if bytes <= LABEL_BYTES_MAX {
+        return Ok(());
+    }
+    let label = Excerpt(label);
+    Err(Fault::too_large(format!("label {label:?} has {bytes} bytes; at most {LABEL_BYTES_MAX} are allowed")))
 }
 
 /// A character position.

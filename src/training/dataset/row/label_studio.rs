@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Rows;
 use super::classify::label_set;
 use super::fields::{Fault, Fields, find, missing, object};
-use super::ner::{object_span, spanned};
+use super::ner::{check_spans, object_span, spanned};
 use crate::training::dataset::findings::Code;
 use crate::training::dataset::words::word_ranges;
 use crate::training::dataset::{DatasetFamily, Example};
@@ -56,6 +56,7 @@ fn annotation(fields: &Fields) -> Result<Option<&[Value]>, Fault> {
 }
 
 fn regions(text: &str, results: &[Value], line: usize, rows: &mut Rows) -> Result<Option<Example>, Fault> {
+    check_spans(values(results, "labels").count())?;
     let spans: Vec<_> = values(results, "labels").map(object_span).collect::<Result<_, _>>()?;
     Ok(spanned(text, &word_ranges(text), &spans, line, rows))
 }

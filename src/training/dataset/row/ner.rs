@@ -5,15 +5,20 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::Rows;
-use super::fields::{Fault, Fields, as_position, find, label, missing, object, optional_text, position, strings, text};
+use super::fields::{
+    Fault, Fields, as_position, check_label_length, find, label, missing, object, optional_text, position, strings,
+    text,
+};
+use crate::domain::Tag;
 use crate::training::dataset::Example;
 use crate::training::dataset::findings::Code;
+use crate::training::dataset::limits::WORDS_MAX;
 use crate::training::dataset::words::{LabelledSpan, tag_words, word_ranges};
 
-const WORDS: &[&str] = &["tokens", "words"];
-const TAGS: &[&str] = &["tags", "ner_tags"];
-const TEXT: &[&str] = &["text", "sentence", "content"];
-const SPANS: &[&str] = &["spans", "entities", "label", "labels"];
+pub(super) const WORDS: &[&str] = &["tokens", "words"];
+pub(super) const TAGS: &[&str] = &["tags", "ner_tags"];
+pub(super) const TEXT: &[&str] = &["text", "sentence", "content"];
+pub(super) const SPANS: &[&str] = &["spans", "entities", "label", "labels"];
 
 /// None: refused, and `rows` knows why.
 pub(super) fn read(fields: &Fields, line: usize, rows: &mut Rows) -> Result<Option<Example>, Fault> {
@@ -45,6 +50,10 @@ pub(in crate::training::dataset) fn tagged(
     if words.len() != tags.len() {
         return Err(broken(format!("{} tags for {} words", tags.len(), words.len())));
     }
+    if words.len() > WORDS_MAX {
+        return Err(Fault::too_large(format!("{} words; at most {WORDS_MAX} are allowed", words.len())));
+    }
+    tags.iter().filter_map(|tag| Tag::parse(tag).label()).try_for_each(check_label_length)?;
     let iob2 = rows.schemes.convert(&tags, line);
     let tags = iob2.map_err(|(at, reason)| broken(format!("word {}: {reason}", at + 1)))?;
     Ok(Example::Ner { words, tags })
@@ -69,7 +78,16 @@ fn read_spans<'a>(name: &str, value: &'a Value) -> Result<Vec<LabelledSpan<'a>>,
         ))
     };
     let spans = value.as_array().ok_or_else(wanted)?;
+    check_spans(spans.len())?;
     spans.iter().map(|span| read_span(span).ok_or_else(wanted)?).collect()
+}
+
+/// Each has a word of its own, so there are no more of them than words.
+pub(super) fn check_spans(spans: usize) -> Result<(), Fault> {
+    match spans > WORDS_MAX {
+        true => Err(Fault::too_large(format!("{spans} spans; at most {WORDS_MAX} are allowed"))),
+        false => Ok(()),
+    }
 }
 
 /// None: neither of the two shapes.
