@@ -175,12 +175,11 @@ pub(super) fn block_on_this_thread<T>(future: impl Future<Output = Result<T>>) -
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
-/// Tokens of one forward pass. Weights are packed once and tokens go through the layers in smaller chunks anyway, so a longer
-/// pass is no faster; it only makes others wait.
+/// Tokens of the largest forward pass: a window of the longest usual encoder, or one text through several adapters.
 pub(super) const BATCH_TOKENS: usize = 512;
-/// Tokens admitted at once: two passes' worth, shared by the workers. Under overload a longer queue adds latency and no goodput
-/// (`cargo bench --bench overload`).
-pub(super) const QUEUE_TOKENS: usize = 2 * BATCH_TOKENS;
+/// Tokens in the queue and at work. A lone adapter may hold two thirds: two of the largest passes. Under overload a longer queue adds
+/// latency and no goodput (`cargo bench --bench overload`).
+pub(super) const QUEUE_TOKENS: usize = 3 * BATCH_TOKENS;
 /// Adapters with metric series of their own.
 pub(super) const ADAPTER_SERIES_MAX: usize = 200;
 /// A command on the terminal has no other caller to make room for.

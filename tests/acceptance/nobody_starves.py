@@ -7,7 +7,8 @@ its 99th percentile may be three times what it is alone, and one full pass, or t
 
     tests/acceptance/nobody_starves.py [--binary target/release/trunkline] [--only long_texts,streams] [--seconds 8] [--short]
 
-`--short` is a second of each, with fewer connections: what `tests/run` does. Needs grpcio, protobuf and h2 for the attacks over HTTP/2
+`--short` is a second of each, with fewer connections and without the bound on latencies, which a shared machine cannot hold: what
+`tests/run` does. Needs grpcio, protobuf and h2 for the attacks over HTTP/2
 (tests/python/requirements.txt); load goes to loopback alone and ends by itself.
 """
 
@@ -424,7 +425,7 @@ def one_pass_seconds(server):
     return min(took)
 
 
-def check(attack, binary, adapters, seconds, scale):
+def check(attack, binary, adapters, seconds, scale, is_timed):
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         store = pathlib.Path(folder) / "adapters"
         shutil.copytree(adapters, store)
@@ -444,7 +445,7 @@ def check(attack, binary, adapters, seconds, scale):
     problems = []
     if not honest.all_answered():
         problems.append("refused or failed")
-    if honest.percentile(0.99) > bound:
+    if is_timed and honest.percentile(0.99) > bound:
         problems.append("slow")
     if peak > MEMORY_MIB_MAX:
         problems.append("memory")
@@ -483,7 +484,7 @@ def main():
         sys.exit(f"no attack is called so; there are {', '.join(attack.__name__ for attack in [*SHARES, *IN_THE_WAY])}")
     seconds, scale = (1.5, 0.1) if arguments.short else (arguments.seconds, 1)
     binary = arguments.binary or default_binary()
-    held = [check(attack, binary, arguments.adapters, seconds, scale) for attack in attacks]
+    held = [check(attack, binary, arguments.adapters, seconds, scale, not arguments.short) for attack in attacks]
     print(f"{sum(held)} of {len(held)} held")
     return 0 if all(held) else 1
 

@@ -39,10 +39,11 @@ pub(in crate::app) struct ServeArgs {
     /// Jobs, datasets, checkpoints
     #[arg(long, default_value = "state", value_name = "DIR")]
     state_dir: PathBuf,
-    /// Tokens of one forward pass
+    /// Tokens of the largest forward pass; a longer sequence is cut into windows. Short texts of many callers share smaller passes
     #[arg(long, default_value_t = BATCH_TOKENS, value_name = "N")]
     max_batch_tokens: usize,
-    /// Tokens admitted and not yet answered; more is refused with 429
+    /// Tokens in the queue and at work. Adapters share them: one that is asked alone may hold two thirds, more are refused with 429, and
+    /// one with nothing queued is always admitted
     #[arg(long, default_value_t = QUEUE_TOKENS, value_name = "N")]
     max_queue_tokens: usize,
     /// Memory for texts' activations below their adapters' layers, kept for the next adapter asked about the same text, in bytes;

@@ -145,9 +145,9 @@ impl Inner {
         Target { work, cut: Cut { max_length, long_text, stride }, columns }
     }
 
-    /// Tokens of one sequence: what the adapter was trained with and the encoder can read.
+    /// Tokens of one sequence: what the adapter was trained with, the encoder can read and a batch can hold.
     pub(super) fn max_length(&self, adapter: Option<&ResidentAdapter>, backbone: &Backbone) -> usize {
-        let encoder = backbone.max_length();
+        let encoder = backbone.max_length().min(self.line.batch_tokens_max);
         adapter.map_or(encoder, |adapter| adapter.card.max_length.min(encoder))
     }
 

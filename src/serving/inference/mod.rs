@@ -35,8 +35,12 @@ pub use request::{
 };
 use shadow::Shadows;
 
-/// Flows that a full batch has room for: each of four busy adapters has its turn in every pass.
-const TURNS_A_BATCH: usize = 4;
+/// Tokens that a pass is filled to. A longer one computes no more tokens a second (weights are packed once, and tokens go through the
+/// layers in smaller chunks anyway); it only lets those wait longer who come meanwhile. A longer sequence goes alone.
+const PASS_TOKENS: usize = 128;
+
+/// Flows that a full pass has room for: each of four busy adapters has its turn in every pass.
+const TURNS_A_PASS: usize = 4;
 
 /// Cloneable handle; a `tower::Service<InferenceRequest>`.
 #[derive(Clone)]
@@ -60,7 +64,10 @@ impl Inference {
         let InferenceConfig { batch_tokens_max, queue_tokens_max, request_timeout, tokenizer_threads } = config;
         let bounds = AdmissionConfig { queue_tokens_max, batch_tokens_max, workers: engine.threads() };
         let admission = Admission::new(bounds, metrics.clone());
-        let limits = Limits { batch_tokens_max, quantum_tokens: (batch_tokens_max / TURNS_A_BATCH).max(1) };
+        #[allow(clippy::disallowed_methods)]
+        let pass = std::env::var("TL_PASS").ok().and_then(|p| p.parse().ok()).unwrap_or(PASS_TOKENS);
+        let pass_tokens = pass.min(batch_tokens_max);
+        let limits = Limits { batch_tokens_max: pass_tokens, quantum_tokens: (pass_tokens / TURNS_A_PASS).max(1) };
         let scheduler = Scheduler::start(engine.clone(), limits, admission.clone(), metrics.clone());
         let reader = Reader::new(tokenizer_threads);
         let line = Line { admission, reader, scheduler, metrics: metrics.clone(), batch_tokens_max };

@@ -18,9 +18,6 @@ use crate::serving::scheduler::{Done, Item, Progress, Scheduler, answer};
 use crate::telemetry::{IntGauge, Metrics};
 use crate::text::{Cut, Fitted, Layout, Tokenizer};
 
-/// Tokens of one text that go through several adapters in one pass, so that the layers below their own run once.
-const SHARED_TOKENS_MAX: usize = 512;
-
 /// Scores of one request: its tokens times the classes of its adapters. They are kept until its last window is computed: 32 MiB.
 const OUTPUT_VALUES_MAX: usize = 8 << 20;
 
@@ -121,9 +118,10 @@ impl Line {
         Ok(Passed { texts, computed: gather(fitted, &places, done), timings, ticket })
     }
 
-    /// One target: each sequence on its own, which packs best. Several: those of one text together.
+    /// Tokens that enter the queue together. One target: each sequence on its own, which packs best. Several: those of one text, as
+    /// far as a batch takes them, so that the layers below their adapters run once.
     fn shared_tokens_max(&self, targets: &[Target]) -> usize {
-        if targets.len() > 1 { SHARED_TOKENS_MAX.max(self.batch_tokens_max) } else { 0 }
+        if targets.len() > 1 { self.batch_tokens_max } else { 0 }
     }
 
     fn gauge(&self, target: &Target) -> Option<IntGauge> {
