@@ -9,10 +9,10 @@ use prost_types::value::Kind as ValueKind;
 use tonic::{Request, Response, Status};
 
 use crate::domain::{Error, Result};
-use crate::transport::account::OpenAccount;
+use crate::transport::account::{Account, OpenAccount};
 use crate::transport::api::Api;
 use crate::transport::call::Call;
-use crate::transport::error::status;
+use crate::transport::error::{self, of_unread_message, status};
 use crate::transport::proto;
 use crate::transport::proto::input::Kind as InputKind;
 use crate::transport::wire;
@@ -59,11 +59,21 @@ where
     let draining = async move {
         let _draining_or_gone = health.wait_for(|state| state.is_draining()).await;
     };
-    let one = move |message| {
+    let one = move |message: Result<Q, Status>| {
         let (call, answer) = (call.clone(), answer.clone());
-        async move { Ok(answer(call, message?).await) }
+        async move {
+            let message = message.map_err(|status| unread(&call.account, status))?;
+            Ok(answer(call, message).await)
+        }
     };
     messages.take_until(Box::pin(draining)).map(one).buffer_unordered(STREAM_IN_FLIGHT_MAX).boxed()
+}
+
+/// The status of a stream that ends because its next message could not be read; counted as what it is.
+fn unread(account: &Account, status: Status) -> Status {
+    let Some(failure) = of_unread_message(&status) else { return status };
+    account.set_failure(&failure);
+    error::status(&failure)
 }
 
 /// One message of a stream, counted as a request of its own.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::serving;
+use crate::transport::schema;
 use crate::transport::wire::Time;
 
 /// An adapter with all its versions; figures are the active version's.
@@ -63,6 +64,7 @@ pub(in crate::transport) struct PublishQuery {
     /// In head order, separated by commas, for folders without a card.
     pub(in crate::transport) labels: Option<String>,
     /// `ner` or `classify`, for folders without a card.
+    #[param(value_type = Option<schema::FamilyWord>)]
     pub(in crate::transport) family: Option<String>,
 }
 
@@ -71,12 +73,14 @@ pub(in crate::transport) struct PublishQuery {
 #[into_params(parameter_in = Query)]
 pub(in crate::transport) struct VersionQuery {
     /// Default: the active one (to delete: all of them).
+    #[param(minimum = 1, maximum = 4294967295u32)]
     pub(in crate::transport) version: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct Activate {
+    #[schema(minimum = 1, maximum = 4294967295u32)]
     pub(in crate::transport) version: u32,
 }
 
