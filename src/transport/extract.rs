@@ -242,12 +242,15 @@ mod tests {
         for (json, wanted) in [
             (r#"{"inner": {"count": 4294967296}}"#, "inner.count: invalid value: integer `4294967296`, expected u32"),
             (r#"{"inner": {"count": -1}}"#, "inner.count: invalid value: integer `-1`, expected u32"),
-            (r#"{"inner": {"count": 1.0}}"#, "inner.count: invalid type: floating point `1.0`, expected u32"),
+            (r#"{"inner": {"count": 1.5}}"#, "inner.count: invalid type: floating point `1.5`, expected u32"),
+            (r#"{"inner": {"count": -1.0}}"#, "inner.count: invalid value: integer `-1`, expected u32"),
+            (r#"{"inner": {"count": 1e300}}"#, "inner.count: invalid type: floating point `1e+300`, expected u32"),
             (r#"{"any": 1e400}"#, "any: not JSON: number out of range"),
         ] {
             let got = refusal(json);
             assert!(got.starts_with(wanted), "{json}: {got}");
         }
+        assert_eq!(refusal(r#"{"inner": {"count": 1.0}, "list": [{"count": 42e2}]}"#), "", "to JSON 1.0 is 1");
         let deep = format!("{{\"any\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(refusal(&deep).contains("recursion limit"), "{}", refusal(&deep));
     }

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use serde_json::{Value, json};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
@@ -27,14 +28,44 @@ of those adapters. Every answer carries `x-request-id` and `server-timing`; ever
 
 /// The OpenAPI document of a server with the default limits, pretty-printed with a final newline.
 pub fn openapi_json() -> String {
-    json(INPUTS_MAX)
+    document_json(INPUTS_MAX)
 }
 
-fn json(inputs_max: usize) -> String {
+fn document_json(inputs_max: usize) -> String {
     let document = limited(keyed(described(http::document())), inputs_max);
-    let mut json = document.to_pretty_json().expect("the document is plain data");
+    let mut document = serde_json::to_value(document).expect("the document is plain data");
+    for (schema, rule) in rules() {
+        if let (Some(Value::Object(schema)), Value::Object(rule)) = (document.pointer_mut(schema), rule) {
+            schema.extend(rule);
+        }
+    }
+    let mut json = serde_json::to_string_pretty(&document).expect("the document is plain data");
     json.push('\n');
     json
+}
+
+/// What holds between several fields, which the types' own schemas cannot say.
+fn rules() -> [(&'static str, Value); 3] {
+    [
+        (
+            "/components/schemas/NerParameters",
+            json!({"not": {
+                "required": ["aggregation_strategy", "candidate_labels"],
+                "properties": {"aggregation_strategy": {"const": "none"}, "candidate_labels": {"type": "array"}},
+            }}),
+        ),
+        (
+            "/components/schemas/ClassifyParameters",
+            json!({"not": {
+                "required": ["hypothesis_template"],
+                "properties": {"hypothesis_template": {"type": "string"}, "candidate_labels": {"type": "null"}},
+            }}),
+        ),
+        (
+            "/components/schemas/AliasSpec/properties/targets",
+            json!({"contains": {"not": {"required": ["weight"], "properties": {"weight": {"const": 0}}}}}),
+        ),
+    ]
 }
 
 /// What the resources' documents are merged into.
@@ -113,7 +144,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 
 /// `/openapi.json` and `/docs`, which asks nothing of the outside network.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(inputs_max: usize) -> Router<S> {
-    let document: &'static str = Box::leak(json(inputs_max).into_boxed_str());
+    let document: &'static str = Box::leak(document_json(inputs_max).into_boxed_str());
     let serve = move || async move { ([(CONTENT_TYPE, "application/json")], document).into_response() };
     let page = SwaggerUi::new("/docs").config(Config::from("/openapi.json").validator_url("none"));
     Router::new().route("/openapi.json", get(serve)).merge(page)

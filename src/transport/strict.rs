@@ -12,6 +12,15 @@ use serde::forward_to_deserialize_any;
 /// A deserializer of a self-describing format, a visitor, a seed or the access to what is nested: passed on, it stays strict.
 pub(super) struct Strict<T>(pub(super) T);
 
+/// Whole numbers, also written as `8.0`: to JSON that is 8, and some writers know no other numbers.
+macro_rules! whole {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.0.deserialize_any(Strict(Whole(visitor)))
+        }
+    )*};
+}
+
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
     type Error = D::Error;
 
@@ -45,9 +54,14 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         self.0.deserialize_str(Word(visitor))
     }
 
+    whole! {
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+    }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map identifier ignored_any
+        bool i128 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map identifier
+        ignored_any
     }
 }
 
@@ -182,5 +196,32 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Word<V> {
 
     fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<V::Value, E> {
         self.0.visit_enum(StrDeserializer::new(word))
+    }
+}
+
+/// Takes a whole number in either notation.
+struct Whole<V>(V);
+
+/// Up to here every whole number has a float of its own.
+const FLOAT_EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for Whole<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<V::Value, E> {
+        self.0.visit_i64(value)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<V::Value, E> {
+        self.0.visit_u64(value)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<V::Value, E> {
+        let is_whole = value.fract() == 0.0 && value.abs() < FLOAT_EXACT_BELOW;
+        if is_whole { self.0.visit_i64(value as i64) } else { self.0.visit_f64(value) }
     }
 }

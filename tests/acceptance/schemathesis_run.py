@@ -21,7 +21,10 @@ import server
 ADMIN_KEY, INFER_KEY = "generated-admin", "generated-infer"
 
 # A request can have the right shape and the wrong content: a data set that is none, a job whose numbers do not fit it.
-CONFIG = """\
+CONFIG = f"""\
+[auth.openapi.key]
+bearer = "{ADMIN_KEY}"
+
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "401", "403", "404", "409", "422", "429", "503"]
 
@@ -52,7 +55,7 @@ def operations(document, include):
 def command(base, examples, args):
     line = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{base}/openapi.json", "--checks", "all",
-        "--header", f"authorization: Bearer {ADMIN_KEY}", "--phases", "examples,coverage,fuzzing", "--mode", "all",
+        "--phases", "examples,coverage,fuzzing", "--mode", "all",
         "--max-examples", str(examples), "--seed", str(args.seed), "--generation-deterministic", "--continue-on-failure",
         "--suppress-health-check", "all", "--request-timeout", "60", "--no-color",
         # Objects that were deleted are looked for again by requests that run beside the deletion.

@@ -155,7 +155,7 @@ fn it_starts_with_the_backbone_that_was_activated_last_unless_told_otherwise() {
     let server = Running::start_with(folder.path(), &first);
     assert_eq!(server.backbone(), first[1]);
     let (status, body) = server.request("POST", "/v1/admin/backbone/activate", r#"{"backbone": "nowhere"}"#);
-    assert_eq!(status, 400, "{body}");
+    assert_eq!(status, 404, "{body}");
     let (status, body) = server.request("POST", "/v1/admin/backbone/activate", r#"{"backbone": "made-here"}"#);
     assert!(status == 200 && body.contains("made-here"), "{body}");
     assert_eq!(server.backbone(), "made-here");

@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use crate::domain::{AdapterName, Result};
 use crate::serving::AdapterView;
 use crate::transport::adapters::multipart::AdapterUpload;
-use crate::transport::adapters::wire::{Activate, Adapter, PublishQuery, Published, VersionQuery};
+use crate::transport::adapters::wire::{Activate, Adapter, AdapterForm, PublishQuery, Published, VersionQuery};
 use crate::transport::call::Call;
 use crate::transport::error::Failure;
 use crate::transport::extract::{Json, Query};
@@ -36,7 +36,7 @@ pub(in crate::transport) async fn get(call: Call, Path(name): Path<String>) -> R
 /// The body is a `.tar` or `.tar.gz`, or `multipart/form-data` with the folder's files. All of it is validated before anything is visible.
 #[utoipa::path(
     put, path = "/v1/admin/adapters/{name}", operation_id = "publish_adapter", tag = "admin", params(("name" = schema::AdapterName, Path), PublishQuery),
-    request_body(content((Binary = "application/x-tar"), (Binary = "application/gzip"), (Binary = "multipart/form-data"))),
+    request_body(content((Binary = "application/x-tar"), (Binary = "application/gzip"), (AdapterForm = "multipart/form-data"))),
     responses((status = 201, body = Published), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn publish(

@@ -5,7 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::serving;
 use crate::transport::schema;
-use crate::transport::wire::Time;
+use crate::transport::wire::{Binary, Time};
 
 /// An adapter with all its versions; figures are the active version's.
 #[derive(Debug, Serialize, ToSchema)]
@@ -52,6 +52,19 @@ pub(in crate::transport) struct Published {
     version: u32,
     digest: String,
     active: bool,
+}
+
+/// A PEFT folder's files, each under its name; for the document alone.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)]
+pub(in crate::transport) struct AdapterForm {
+    #[serde(rename = "adapter_config.json")]
+    config: Binary,
+    #[serde(rename = "adapter_model.safetensors")]
+    weights: Binary,
+    #[serde(rename = "trunkline.json")]
+    card: Option<Binary>,
 }
 
 /// How to publish an upload.
