@@ -144,6 +144,13 @@ async fn an_array_is_no_object_and_a_field_is_there_once() {
 }
 
 #[tokio::test]
+async fn an_alias_of_an_alias_is_a_conflict_with_what_is_there() {
+    let server = TestServer::start().await;
+    let spec = r#"{"targets": [{"adapter": "places"}], "shadow": "default-ner"}"#;
+    server.send("PUT", "/v1/admin/aliases/zz", &[], spec).await.assert_problem(409, "conflict", "is itself an alias");
+}
+
+#[tokio::test]
 async fn a_content_encoding_that_is_not_taken_is_said() {
     let server = TestServer::start().await;
     let json = r#"{"inputs": "x"}"#;

@@ -92,14 +92,14 @@ def archive(config):
     """An adapter whose configuration is this."""
     folder, out = FIXTURES / "cls-r8-qv", io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in [("adapter_config.json", json.dumps(config).encode()), ("adapter_model.safetensors", (folder / "adapter_model.safetensors").read_bytes())]:
+        for name, data in [("adapter_config.json", json.dumps(config, ensure_ascii=False).encode()), ("adapter_model.safetensors", (folder / "adapter_model.safetensors").read_bytes())]:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
 
 
-@pytest.mark.parametrize("count", [1, 8, 300, 5000])
+@pytest.mark.parametrize("count", [1, 8, 300, 2000])
 @pytest.mark.parametrize("unit", ["k", "é", "語"])
 def test_a_status_with_many_problems_can_be_read(channel, count, unit):
     config = json.loads((FIXTURES / "cls-r8-qv" / "adapter_config.json").read_text())
