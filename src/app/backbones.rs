@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::app::wiring::{Model, ModelArgs};
 use crate::backbone::BackboneCache;
-use crate::domain::{BackboneIdentity, Error, Result};
+use crate::domain::{BackboneIdentity, Error, ErrorKind, Result};
 use crate::serving::{Backbone, BackboneSource, FoundBackbone, WriteWeights};
 
 pub(super) struct LocalBackbones {
@@ -18,7 +18,11 @@ pub(super) struct LocalBackbones {
 
 impl BackboneSource for LocalBackbones {
     fn find(&self, name: &str) -> Result<FoundBackbone> {
-        let info = self.cache.verify(name)?;
+        // On the command line a name that means nothing is wrong usage; of a server it is something that is not there.
+        let info = self.cache.verify(name).map_err(|error| match error.kind() {
+            ErrorKind::InvalidRequest => Error::not_found(error.message()),
+            _ => error,
+        })?;
         let identity = BackboneIdentity { name: info.name, fingerprint: info.fingerprint };
         Ok(FoundBackbone { identity, folder: info.folder })
     }

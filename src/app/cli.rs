@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app::commands::{adapters, backbone, bench, datasets, evaluate, openapi, predict, serve, study, train};
 use crate::app::config;
+use crate::app::signals::{Heard, Signals};
 use crate::domain::{Error, ErrorKind};
 use crate::telemetry::{LogFormat, init_logging};
 
@@ -65,8 +66,9 @@ pub(super) enum Command {
     Openapi,
 }
 
-/// Runs the command line `arguments` and says how it ended: 0 done, 1 failed, 2 wrong usage or configuration.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// Runs the command line `arguments` and says how it ended: 0 done, 1 failed, 2 wrong usage or configuration. `signals` are heard
+/// since the process began.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, signals: Option<Signals>) -> ExitCode {
     let cli = match config::parse(arguments.into_iter().collect()) {
         Ok(cli) => cli,
         Err(failure) => return failure.report(),
@@ -74,15 +76,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let format = if cli.global.log_format == "json" { LogFormat::Json } else { LogFormat::Text };
     init_logging(format, Some(&cli.global.log));
     quiet_panics();
-    match dispatch(cli.command) {
+    match dispatch(cli.command, signals) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
-fn dispatch(command: Command) -> Result<(), Error> {
+fn dispatch(command: Command, signals: Option<Signals>) -> Result<(), Error> {
+    let heard = signals.map(Signals::hear).transpose()?;
+    if !matches!(command, Command::Serve(_)) {
+        heard.iter().for_each(Heard::leave_to_default);
+    }
     match command {
-        Command::Serve(args) => serve::run(*args),
+        Command::Serve(args) => serve::run(*args, &heard.map_or_else(Heard::from_now_on, Ok)?),
         Command::Predict(args) => predict::run(args),
         Command::Train(command) => train::run(command),
         Command::Study(command) => study::run(command),

@@ -54,6 +54,17 @@ pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// A key from its variable, without the white space around it. One that is set and empty is a mistake, and no key would be a worse one.
+#[allow(clippy::disallowed_methods, reason = "this is app::config")]
+pub(super) fn secret(name: &str) -> Result<Option<String>> {
+    let Some(value) = std::env::var_os(name) else { return Ok(None) };
+    match value.to_str().map(str::trim) {
+        None => Err(Error::invalid(format!("{name} is not UTF-8"))),
+        Some("") => Err(Error::invalid(format!("{name} is empty; give a key, or do not set it"))),
+        Some(key) => Ok(Some(key.to_owned())),
+    }
+}
+
 /// Gives every flag its variable.
 fn with_environment(command: clap::Command) -> clap::Command {
     let named = command.mut_args(|arg| match arg.get_long() {

@@ -7,6 +7,8 @@ mod config;
 mod pre_finetuning;
 mod progress;
 mod shutdown;
+mod signals;
 mod wiring;
 
 pub use cli::run;
+pub use signals::Signals;

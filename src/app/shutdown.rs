@@ -4,25 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
-
+use crate::app::signals::signalled;
 use crate::app::wiring::block_on_this_thread;
 use crate::domain::Result;
 use crate::serving::jobs::Jobs;
 use crate::serving::{Health, Inference};
 use crate::transport::Server;
 
-/// Returns at SIGTERM or SIGINT.
-pub(super) async fn signalled() -> Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
-    }
-}
-
-/// Whether SIGTERM or SIGINT has come, for work that does not wait for anything.
+/// Whether SIGTERM, SIGINT or SIGHUP has come, for work that does not wait for anything.
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {

@@ -76,17 +76,16 @@ impl Model {
 }
 
 impl ModelArgs {
-    pub(super) fn cache(&self) -> Result<BackboneCache> {
-        let root = match &self.cache_dir {
-            Some(folder) => folder.clone(),
-            None => BackboneCache::default_root(environment)?,
-        };
-        Ok(BackboneCache::new(root).with_sources(Sources::from_env(environment)))
+    /// Without a home there is no cache; a backbone in a folder needs none.
+    pub(super) fn cache(&self) -> BackboneCache {
+        let root = self.cache_dir.clone().map_or_else(|| BackboneCache::default_root(environment), Ok);
+        let cache = root.map_or_else(BackboneCache::without_root, BackboneCache::new);
+        cache.with_sources(Sources::from_env(environment))
     }
 
     /// The backbone asked for, else the default one.
     pub(super) fn load(&self) -> Result<Model> {
-        self.load_from(&self.cache()?, self.backbone.as_deref().unwrap_or(DEFAULT_BACKBONE))
+        self.load_from(&self.cache(), self.backbone.as_deref().unwrap_or(DEFAULT_BACKBONE))
     }
 
     /// Fetches (with a progress bar on a terminal) and verifies a backbone, then loads it.

@@ -38,6 +38,8 @@ pub type FetchProgress<'a> = &'a mut dyn FnMut(&str, u64, Option<u64>);
 #[derive(Clone, Debug)]
 pub struct BackboneCache {
     root: PathBuf,
+    /// Why there is no root; folders are backbones all the same.
+    rootless: Option<Error>,
     /// Backbones made here, one folder each, by name.
     local: Option<PathBuf>,
     sources: Sources,
@@ -47,7 +49,12 @@ pub struct BackboneCache {
 impl BackboneCache {
     /// With the public hub and pip as sources, and all-MiniLM-L6-v2 as the default backbone.
     pub fn new(root: PathBuf) -> Self {
-        Self { root, local: None, sources: Sources::default(), known: KnownBackbone::default() }
+        Self { root, rootless: None, local: None, sources: Sources::default(), known: KnownBackbone::default() }
+    }
+
+    /// Keeps nothing: whatever is not a whole backbone in a folder of its own fails with `why`.
+    pub fn without_root(why: Error) -> Self {
+        Self { rootless: Some(why), ..Self::new(PathBuf::new()) }
     }
 
     /// A name may also be that of a folder in `local`; it comes before other folders and before hub names.
@@ -89,6 +96,7 @@ impl BackboneCache {
 
     /// What has been fetched, by receipt: files are not hashed.
     pub fn list(&self) -> Result<Vec<BackboneInfo>> {
+        self.demand_root()?;
         if !self.root.is_dir() {
             return Ok(Vec::new());
         }
@@ -162,7 +170,7 @@ impl BackboneCache {
                 parent.fingerprint
             )));
         }
-        fs::create_dir_all(&self.root).map_err(|e| Error::from(e).context(self.root.display()))?;
+        self.make_root()?;
         let _lock = self.lock(place);
         let work = self.work_folder(place)?;
         let whole = work.path().join("backbone");
@@ -177,6 +185,7 @@ impl BackboneCache {
 
     /// The cached backbone, if each of its files is what was fetched and, of the known one, what it must be.
     fn cached(&self, repository: &str) -> Result<BackboneInfo> {
+        self.demand_root()?;
         let folder = self.folder(repository);
         if !folder.is_dir() {
             return Err(Error::not_found(format!(
@@ -200,7 +209,7 @@ impl BackboneCache {
     }
 
     fn fetch(&self, repository: &str, progress: FetchProgress<'_>) -> Result<BackboneInfo> {
-        fs::create_dir_all(&self.root).map_err(|e| Error::from(e).context(self.root.display()))?;
+        self.make_root()?;
         let lock = self.lock(repository);
         let mut tried = Vec::new();
         // Whoever held the lock before us may have fetched it.
@@ -271,6 +280,15 @@ impl BackboneCache {
         sync_folder(&self.root)?;
         info!(%repository, %source, folder = %to.display(), "backbone fetched");
         info_of(repository, to, files)
+    }
+
+    fn demand_root(&self) -> Result<()> {
+        self.rootless.clone().map_or(Ok(()), Err)
+    }
+
+    fn make_root(&self) -> Result<()> {
+        self.demand_root()?;
+        fs::create_dir_all(&self.root).map_err(|e| Error::from(e).context(self.root.display()))
     }
 
     fn folder(&self, repository: &str) -> PathBuf {

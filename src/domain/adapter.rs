@@ -63,7 +63,8 @@ impl FromStr for AdapterRef {
         let Some((name, version)) = s.split_once('@') else {
             return Ok(Self { name: s.parse()?, version: None });
         };
-        let version = version.parse().ok().filter(|&v| v > 0).ok_or_else(|| {
+        let is_number = version.starts_with(|first: char| matches!(first, '1'..='9'));
+        let version = version.parse().ok().filter(|_| is_number).ok_or_else(|| {
             Error::invalid(format!("adapter reference {s:?}: after '@' a version number from 1 is wanted"))
         })?;
         Ok(Self { name: name.parse()?, version: Some(version) })

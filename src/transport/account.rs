@@ -42,6 +42,8 @@ struct Entries {
     timings: Timings,
     failure: Option<Error>,
     closed: bool,
+    /// A handler of ours has the request; until then tonic answers by itself.
+    handled: bool,
     /// A stream whose items are counted one by one is not counted again.
     by_items: bool,
     /// It lasts as long as its caller likes, so its duration says nothing about the server.
@@ -70,6 +72,10 @@ impl Account {
         })
     }
 
+    pub(super) fn route(&self) -> &str {
+        &self.route
+    }
+
     pub(super) fn set_adapter(&self, name: &str) {
         name.clone_into(&mut self.entries().adapter);
     }
@@ -81,6 +87,14 @@ impl Account {
 
     pub(super) fn set_timings(&self, timings: Timings) {
         self.entries().timings = timings;
+    }
+
+    pub(super) fn set_handled(&self) {
+        self.entries().handled = true;
+    }
+
+    pub(super) fn is_handled(&self) -> bool {
+        self.entries().handled
     }
 
     pub(super) fn set_failure(&self, error: &Error) {

@@ -6,6 +6,8 @@ use crate::transport::{Services, TransportConfig};
 pub(super) struct Api {
     pub(super) services: Services,
     pub(super) keys: Keys,
+    /// Whether `/metrics` answers without a key.
+    pub(super) metrics_public: bool,
     /// Bytes of an inference request's body.
     pub(super) body_bytes_max: usize,
     /// Inputs of one request.
@@ -19,6 +21,7 @@ impl Api {
         Self {
             services,
             keys: Keys::new(config.admin_key.as_deref(), config.infer_key.as_deref()),
+            metrics_public: config.metrics_public,
             body_bytes_max: config.body_bytes_max,
             inputs_max: config.inputs_max,
             upload_bytes_max: config.upload_bytes_max,

@@ -30,6 +30,7 @@ impl Call {
     pub(super) fn new(api: Arc<Api>, headers: &HeaderMap, extensions: &Extensions) -> Result<Self> {
         let account = extensions.get::<Arc<Account>>().cloned();
         let account = account.ok_or_else(|| Error::internal("a request came past the middleware"))?;
+        account.set_handled();
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
         Ok(Self { api, account, deadline, caller: Caller::single() })
     }

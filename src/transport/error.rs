@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tonic::{Code, Status};
@@ -16,6 +16,15 @@ use crate::domain::{Error, ErrorKind};
 
 /// For `unavailable` and `overloaded` failures that name no time of their own.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Bytes of the two headers that carry a gRPC status. Clients take 8 KiB of headers (grpcio, and those built on it) and drop a longer
+/// status whole; the rest is for the other headers.
+const GRPC_STATUS_BYTES_MAX: usize = 6 * 1024;
+
+/// Bytes around the list of violations in the details: the type's name and lengths.
+const VIOLATIONS_FRAME_BYTES: usize = 80;
+/// Bytes around one violation: a tag and a length each for it and for its text.
+const VIOLATION_FRAME_BYTES: usize = 8;
 
 /// Whose `reason` google.rpc.ErrorInfo carries.
 const ERROR_DOMAIN: &str = "trunkline";
@@ -34,6 +43,7 @@ pub(super) fn row(kind: ErrorKind) -> (StatusCode, Code, &'static str) {
         K::NotFound => (StatusCode::NOT_FOUND, Code::NotFound, "Not found"),
         K::Conflict => (StatusCode::CONFLICT, Code::FailedPrecondition, "Conflict"),
         K::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Code::InvalidArgument, "Payload too large"),
+        K::UnsupportedEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Unimplemented, "Unsupported encoding"),
         K::Unprocessable => (StatusCode::UNPROCESSABLE_ENTITY, Code::InvalidArgument, "Unprocessable"),
         K::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "Overloaded"),
         K::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "Internal error"),
@@ -121,28 +131,75 @@ pub(super) fn of_bare_response(response: &Response, method: &str, path: &str) ->
     }
 }
 
-/// The gRPC answer, with google.rpc details.
-pub(super) fn status(error: &Error) -> Status {
-    let mut details = ErrorDetails::new();
-    details.set_error_info(error.kind().code(), ERROR_DOMAIN, HashMap::new());
-    if let Some(delay) = retry_after(error) {
-        details.set_retry_info(Some(delay));
+/// The failure behind tonic's own status for a message that it could not read; None for other ends, as a caller that left.
+///
+/// tonic calls bytes that are no message `Internal`, as protocol buffers' own libraries do. They are the caller's, so is the fault.
+pub(super) fn of_unread_message(status: &Status) -> Option<Error> {
+    let why = || format!("the message cannot be read: {}", status.message());
+    match status.code() {
+        Code::Internal | Code::InvalidArgument => Some(Error::invalid(why())),
+        Code::OutOfRange | Code::ResourceExhausted => Some(Error::too_large("the message is larger than the limit")),
+        Code::Unimplemented => Some(Error::unsupported_encoding(why())),
+        _ => None,
     }
-    if !error.problems().is_empty() {
-        let violation = |problem: &String| FieldViolation::new("", problem);
-        details.set_bad_request(error.problems().iter().map(violation).collect::<Vec<_>>());
-    }
-    Status::with_error_details(row(error.kind()).1, detail(error), details)
 }
 
-/// The same as a message, for an item of a stream.
+/// The gRPC answer, with google.rpc details: as many problems as its headers have room for.
+pub(super) fn status(error: &Error) -> Status {
+    let bare = status_with(error, &[]);
+    let room = GRPC_STATUS_BYTES_MAX.saturating_sub(header_bytes(&bare)) / 4 * 3; // base64 makes four bytes of three
+    match fitting(error, room.saturating_sub(VIOLATIONS_FRAME_BYTES)) {
+        problems if problems.is_empty() => bare,
+        problems => status_with(error, &problems),
+    }
+}
+
+/// The same as a message, for an item of a stream; it has room for all problems.
 pub(super) fn status_message(error: &Error) -> tonic_types::Status {
-    let status = status(error);
+    let status = status_with(error, error.problems());
     prost::Message::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
         code: status.code() as i32,
         message: status.message().to_owned(),
         details: Vec::new(),
     })
+}
+
+fn status_with(error: &Error, problems: &[String]) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(error.kind().code(), ERROR_DOMAIN, HashMap::new());
+    if let Some(delay) = retry_after(error) {
+        details.set_retry_info(Some(delay));
+    }
+    if !problems.is_empty() {
+        details.set_bad_request(problems.iter().map(|problem| FieldViolation::new("", problem)).collect::<Vec<_>>());
+    }
+    Status::with_error_details(row(error.kind()).1, detail(error), details)
+}
+
+/// What a status takes of its headers: the message percent-encoded, the details in base64.
+fn header_bytes(status: &Status) -> usize {
+    let mut headers = HeaderMap::new();
+    // A status whose message is no header value is sent without it: then there is room.
+    let _ = status.add_header(&mut headers);
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
+/// The first problems that `bytes` have room for; if some are left out, the last line says how many.
+fn fitting(error: &Error, bytes: usize) -> Vec<String> {
+    let cost = |line: &str| line.len() + VIOLATION_FRAME_BYTES;
+    let (all, more) = (error.problems(), |shown: usize| format!("… and {} more", error.problems_count() - shown));
+    if all.iter().map(|line| cost(line)).sum::<usize>() <= bytes {
+        return all.to_vec();
+    }
+    let mut left = bytes.saturating_sub(cost(&more(0)));
+    let fits = |line: &&String| {
+        let next = left.checked_sub(cost(line));
+        left = next.unwrap_or(0);
+        next.is_some()
+    };
+    let mut shown: Vec<String> = all[..all.len() - 1].iter().take_while(fits).cloned().collect();
+    shown.push(more(shown.len()));
+    shown
 }
 
 /// The contract's code for a gRPC answer that no handler of ours wrote.
@@ -192,6 +249,7 @@ mod tests {
             ("not_found", 404, Code::NotFound),
             ("conflict", 409, Code::FailedPrecondition),
             ("payload_too_large", 413, Code::InvalidArgument),
+            ("unsupported_encoding", 415, Code::Unimplemented),
             ("unprocessable", 422, Code::InvalidArgument),
             ("overloaded", 429, Code::ResourceExhausted),
             ("internal", 500, Code::Internal),
@@ -217,13 +275,30 @@ mod tests {
 
     #[test]
     fn a_status_carries_code_delay_and_problems() {
-        let error = Error::unprocessable("bad").with_problems(vec!["row 1".into(), "row 2".into()]);
+        let error = Error::unprocessable("bad").with_problems(vec!["row 1".to_owned(), "row 2".to_owned()]);
         let details = status(&error).get_error_details();
         assert_eq!(details.error_info().unwrap().reason, "unprocessable");
         assert_eq!(details.bad_request().unwrap().field_violations.len(), 2);
         let details = status(&Error::overloaded("full", Duration::from_secs(2))).get_error_details();
         assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(2)));
         assert_eq!(status_message(&error).message, "bad");
+    }
+
+    #[test]
+    fn a_status_fits_the_headers_that_clients_take() {
+        let problem = |at: usize, unit: &str| format!("row {at}: {}", unit.repeat(1000));
+        for (unit, shown_min) in [("x", 8), ("é", 3), ("🦀 ", 3), ("\n", 3)] {
+            for count in [1, 5, 2000] {
+                let problems = (0..count).map(|at| problem(at, unit)).collect::<Vec<_>>();
+                let error = Error::unprocessable(unit.repeat(100_000)).with_problems(problems);
+                let status = status(&error);
+                assert!(header_bytes(&status) <= GRPC_STATUS_BYTES_MAX, "{unit} × {count}: {}", header_bytes(&status));
+                let shown = status.get_error_details().bad_request().unwrap().field_violations.clone();
+                assert!(shown.len() >= count.min(shown_min), "{unit} × {count}: {} of them", shown.len());
+                assert_eq!(shown.len() < count, shown.last().unwrap().description.starts_with("… and "));
+                assert_eq!(status_message(&error).details.len(), 2, "an item of a stream has all of it");
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
@@ -14,12 +14,16 @@ use serde::de::DeserializeOwned;
 use crate::domain::{Error, Result};
 use crate::transport::api::Api;
 use crate::transport::error::Failure;
+use crate::transport::strict::Strict;
 
 /// Between two pieces of a body: a slower sender holds a connection for nothing.
 const BODY_SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Read and thrown away past the limit, so that the sender comes to read our answer instead of a reset.
 const OVERRUN_BYTES_MAX: usize = 8 << 20;
+
+/// What a dataset may be compressed with.
+const DATASET_ENCODINGS: [&str; 3] = ["gzip", "x-gzip", "zstd"];
 
 /// JavaScript writes a string cut within an emoji like this, and its users wonder.
 const LONE_SURROGATE: &str =
@@ -37,24 +41,14 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     }
 }
 
-/// JSON that the handler reads itself.
-pub(super) struct JsonBytes(pub(super) Bytes);
-
-impl FromRequest<Arc<Api>> for JsonBytes {
-    type Rejection = Failure;
-
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
-        Ok(Self(json_body(request, api).await?))
-    }
-}
-
-/// An adapter or dataset, as it came.
+/// A dataset, as it came.
 pub(super) struct Upload(pub(super) Bytes);
 
 impl FromRequest<Arc<Api>> for Upload {
     type Rejection = Failure;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        demand_encoding(request.headers(), &DATASET_ENCODINGS)?;
         Ok(Self(read(request.into_body(), api.upload_bytes_max).await?))
     }
 }
@@ -75,6 +69,7 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Query<T> {
 
 async fn json_body(request: Request, api: &Api) -> Result<Bytes> {
     demand_json(request.headers())?;
+    demand_encoding(request.headers(), &[])?;
     read(request.into_body(), api.body_bytes_max).await
 }
 
@@ -87,6 +82,25 @@ fn demand_json(headers: &HeaderMap) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!("content-type {text:?}: application/json is wanted")))
+}
+
+/// Refuses a `content-encoding` that is none of `taken`. The coded bytes go to a reader that knows the format by its first bytes.
+pub(super) fn demand_encoding(headers: &HeaderMap, taken: &[&str]) -> Result<()> {
+    let values = headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("\u{fffd}"));
+    let codings = values.flat_map(|value| value.split(',')).map(|coding| coding.trim().to_ascii_lowercase());
+    let mut applied = codings.filter(|coding| !matches!(coding.as_str(), "" | "identity"));
+    let wanted =
+        || if taken.is_empty() { "no encoding is".to_owned() } else { format!("one of {} is", taken.join(", ")) };
+    match (applied.next(), applied.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if taken.contains(&coding.as_str()) => Ok(()),
+        (Some(coding), None) => {
+            Err(Error::unsupported_encoding(format!("content-encoding {coding:?}: {} taken here", wanted())))
+        }
+        (Some(_), Some(_)) => {
+            Err(Error::unsupported_encoding(format!("content-encoding: several at once; {} taken here", wanted())))
+        }
+    }
 }
 
 /// All of a body, at most `bytes_max` of it.
@@ -133,7 +147,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         return Err(Error::invalid("the body is empty; a JSON object is wanted"));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|fault| {
+    let value = serde_path_to_error::deserialize(Strict(&mut json)).map_err(|fault| {
         let path = fault.path().to_string();
         let inner = fault.into_inner();
         let what = if inner.is_data() { "" } else { "not JSON: " };
@@ -150,4 +164,116 @@ pub(super) fn word<T: DeserializeOwned>(field: &str, word: Option<String>) -> Re
     let read =
         |word: String| T::deserialize(serde::de::value::StringDeserializer::<serde::de::value::Error>::new(word));
     word.map(read).transpose().map_err(|fault| Error::invalid(format!("{field}: {fault}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Outer {
+        inner: Option<Inner>,
+        list: Option<Vec<Inner>>,
+        any: Option<Value>,
+        map: Option<BTreeMap<String, Inner>>,
+        unit: Option<Unit>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Inner {
+        count: Option<u32>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Unit {
+        Char,
+    }
+
+    /// What the refusal says; empty where it is none.
+    fn refusal(json: &str) -> String {
+        parse::<Outer>(json.as_bytes()).err().map(|error| error.message().to_owned()).unwrap_or_default()
+    }
+
+    #[test]
+    fn an_object_is_an_object_at_every_depth() {
+        for (json, wanted) in [
+            ("[]", "invalid type: sequence, expected an object"),
+            ("[null, null, null, null, null]", "invalid type: sequence, expected an object"),
+            (r#"{"inner": [3]}"#, "inner: invalid type: sequence, expected an object"),
+            (r#"{"list": [{}, [3]]}"#, "list[1]: invalid type: sequence, expected an object"),
+            (r#"{"map": {"a": [3]}}"#, "map.a: invalid type: sequence, expected an object"),
+            (r#""text""#, "invalid type: string \"text\", expected an object"),
+            (r#"{"unit": {"char": null}}"#, "unit: invalid type: map, expected a string"),
+            (r#"{"unit": ["char"]}"#, "unit: invalid type: sequence, expected a string"),
+        ] {
+            let got = refusal(json);
+            assert!(got.starts_with(wanted), "{json}: {got}");
+        }
+        let good = r#"{"inner": {"count": 3}, "list": [{"count": null}, {}], "any": [1, [2]], "map": {"a": {}}, "unit": "char"}"#;
+        assert_eq!(refusal(good), "");
+    }
+
+    #[test]
+    fn a_field_is_there_once() {
+        for json in [
+            r#"{"inner": null, "inner": null}"#,
+            r#"{"inner": {"count": 1, "count": 1}}"#,
+            r#"{"any": {"x": 1, "\u0078": 2}}"#,
+            r#"{"any": [{"a": {"x": 1, "x": 2}}]}"#,
+            r#"{"map": {"x": {}, "x": {}}}"#,
+        ] {
+            let got = refusal(json);
+            assert!(got.contains("is there twice"), "{json}: {got}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_depth_have_bounds() {
+        for (json, wanted) in [
+            (r#"{"inner": {"count": 4294967296}}"#, "inner.count: invalid value: integer `4294967296`, expected u32"),
+            (r#"{"inner": {"count": -1}}"#, "inner.count: invalid value: integer `-1`, expected u32"),
+            (r#"{"inner": {"count": 1.5}}"#, "inner.count: invalid type: floating point `1.5`, expected u32"),
+            (r#"{"inner": {"count": -1.0}}"#, "inner.count: invalid value: integer `-1`, expected u32"),
+            (r#"{"inner": {"count": 1e300}}"#, "inner.count: invalid type: floating point `1e+300`, expected u32"),
+            (r#"{"any": 1e400}"#, "any: not JSON: number out of range"),
+        ] {
+            let got = refusal(json);
+            assert!(got.starts_with(wanted), "{json}: {got}");
+        }
+        assert_eq!(refusal(r#"{"inner": {"count": 1.0}, "list": [{"count": 42e2}]}"#), "", "to JSON 1.0 is 1");
+        let deep = format!("{{\"any\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(refusal(&deep).contains("recursion limit"), "{}", refusal(&deep));
+    }
+
+    #[test]
+    fn a_content_encoding_is_taken_or_named() {
+        let check = |values: &[&str], taken: &[&str], wanted: &str| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(CONTENT_ENCODING, value.parse().unwrap());
+            }
+            let got = demand_encoding(&headers, taken).err().map(|error| error.message().to_owned());
+            assert_eq!(got.as_deref().unwrap_or(""), wanted, "{values:?}");
+        };
+        check(&[], &[], "");
+        check(&["identity"], &[], "");
+        check(&[""], &[], "");
+        check(&["gzip"], &[], "content-encoding \"gzip\": no encoding is taken here");
+        check(&["GZip"], &DATASET_ENCODINGS, "");
+        check(&["br"], &DATASET_ENCODINGS, "content-encoding \"br\": one of gzip, x-gzip, zstd is taken here");
+        let several = "content-encoding: several at once; one of gzip, x-gzip, zstd is taken here";
+        check(&["gzip, zstd"], &DATASET_ENCODINGS, several);
+        check(&["gzip", "gzip"], &DATASET_ENCODINGS, several);
+        check(&["identity, zstd"], &DATASET_ENCODINGS, "");
+    }
 }

@@ -45,7 +45,7 @@ pub(super) async fn ready(call: Call) -> Result<Answer<HealthAnswer>, Failure> {
 }
 
 /// Prometheus metrics
-#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "text/plain; version=0.0.4")))]
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "text/plain; version=0.0.4"), Failures))]
 pub(super) async fn metrics(call: Call) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], call.services().metrics.render())
 }

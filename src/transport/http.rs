@@ -59,7 +59,12 @@ fn admin() -> Routes {
 }
 
 fn probes() -> Routes {
-    OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready)).routes(routes!(health::metrics))
+    OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready))
+}
+
+/// Names of adapters and labels are in them: who may ask is who may ask adapters.
+fn metrics() -> Routes {
+    OpenApiRouter::new().routes(routes!(health::metrics))
 }
 
 /// What each listener serves; without a listener of its own, admin is on the main one.
@@ -71,7 +76,7 @@ pub(super) struct Routers {
 pub(super) fn routers(api: &Arc<Api>, own_admin_listener: bool) -> Routers {
     let inference = demanding(Router::from(inference()), api, Role::Infer).merge(grpc::inference(api));
     let admin = demanding(Router::from(admin()), api, Role::Admin).merge(grpc::admin(api));
-    let pages = openapi::routes().merge(console::routes());
+    let pages = openapi::routes(api.inputs_max).merge(console::routes());
     if own_admin_listener {
         let main = finished(api, inference.merge(pages));
         return Routers { main, admin: Some(finished(api, admin)) };
@@ -84,6 +89,7 @@ pub(super) fn document() -> OpenApi {
         .merge(inference())
         .merge(admin())
         .merge(probes())
+        .merge(metrics())
         .into_openapi()
 }
 
@@ -93,8 +99,11 @@ fn demanding(routes: Router<Arc<Api>>, api: &Arc<Api>, role: Role) -> Router<Arc
 
 /// The rest of a listener: probes, gRPC's own services, the fallback, and the stack around all of it.
 fn finished(api: &Arc<Api>, routes: Router<Arc<Api>>) -> Router {
+    let metrics = Router::from(metrics());
+    let metrics = if api.metrics_public { metrics } else { demanding(metrics, api, Role::Infer) };
     routes
         .merge(Router::from(probes()))
+        .merge(metrics)
         .merge(grpc::common(api))
         .fallback(unknown)
         .layer(DefaultBodyLimit::disable()) // `extract` bounds every body itself
@@ -107,7 +116,8 @@ fn finished(api: &Arc<Api>, routes: Router<Arc<Api>>) -> Router {
 async fn unknown(request: Request) -> Response {
     let path = request.uri().path();
     if middleware::is_grpc(request.headers()) {
-        return Status::unimplemented(format!("no method {path:?}; reflection lists them all")).into_http();
+        let failure = Error::not_found(format!("no method {path:?}; reflection lists them all"));
+        return Status::unimplemented(failure.message()).into_http();
     }
     Failure(Error::not_found(format!("no route {path:?}; GET /openapi.json lists them all"))).into_response()
 }

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use hyper::body::{Frame, SizeHint};
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::domain::Error;
 use crate::transport::account::{Account, OpenAccount, REQUEST_ID, SERVER_TIMING};
@@ -27,6 +27,7 @@ use crate::transport::proto;
 const UNMATCHED: &str = "unmatched";
 
 const GRPC_STATUS: &str = "grpc-status";
+const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
 /// Routes whose requests bring an adapter or a dataset: they take as long as the caller's line needs for it.
 const UPLOADS: [(Method, &str); 4] = [
@@ -116,9 +117,9 @@ fn methods(set: &[u8]) -> Vec<(String, bool)> {
 
 /// Gives an error response its body, and its account the failure.
 fn write_failure(mut response: Response, asked: &Asked, account: &Account) -> Response {
-    if is_oversized_message(&response) {
-        response.extensions_mut().insert(Error::too_large("the message is larger than the limit"));
-        *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+    if let Some(failure) = unread_message(&response, account) {
+        *response.status_mut() = error::row(failure.kind()).0;
+        response.extensions_mut().insert(failure);
     }
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
@@ -128,15 +129,23 @@ fn write_failure(mut response: Response, asked: &Asked, account: &Account) -> Re
     let failure = named.unwrap_or_else(|| error::of_bare_response(&response, &asked.method, &asked.path));
     account.set_failure(&failure);
     if asked.grpc {
-        return error::status(&failure).into_http();
+        let mut answer = error::status(&failure).into_http();
+        // With an unknown encoding goes the list of those that are known.
+        if let Some(known) = response.headers_mut().remove(GRPC_ACCEPT_ENCODING) {
+            answer.headers_mut().insert(GRPC_ACCEPT_ENCODING, known);
+        }
+        return answer;
     }
     error::problem(&failure, status, &account.request_id)
 }
 
-/// tonic's own refusal of a large message, which has a code that is not in our table.
-fn is_oversized_message(response: &Response) -> bool {
-    let status = response.headers().get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()));
-    status == Some(Code::OutOfRange)
+/// tonic's own refusal of a message that it could not read, before any handler of ours had it.
+fn unread_message(response: &Response, account: &Account) -> Option<Error> {
+    if account.is_handled() || !GRPC_METHODS.contains(account.route()) {
+        return None;
+    }
+    let status = Status::from_header_map(response.headers())?;
+    error::of_unread_message(&status)
 }
 
 /// A body of known length is as good as sent; a stream is over when its last frame is.

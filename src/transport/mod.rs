@@ -18,12 +18,15 @@ mod grpc;
 mod health;
 mod http;
 mod jobs;
+mod local;
 mod middleware;
 mod ner;
 mod openapi;
 pub mod proto;
 mod rpc;
+mod schema;
 mod server;
+mod strict;
 mod wire;
 
 use std::net::SocketAddr;
@@ -33,9 +36,13 @@ use std::time::Duration;
 pub use openapi::openapi_json;
 pub use server::Server;
 
+use crate::domain::{Error, Result};
 use crate::serving::jobs::Jobs;
 use crate::serving::{DatasetService, Health, Inference};
 use crate::telemetry::Metrics;
+
+/// Inputs of one request, where nothing else is said.
+pub const INPUTS_MAX: usize = 512;
 
 /// What the routes call.
 #[derive(Clone)]
@@ -56,6 +63,10 @@ pub struct TransportConfig {
     pub admin_key: Option<String>,
     /// Demanded on inference routes, if given (the admin key does as well).
     pub infer_key: Option<String>,
+    /// Without an inference key: whether an address that others reach may serve everyone all the same.
+    pub allow_anonymous: bool,
+    /// Whether `/metrics` answers without the key that inference demands.
+    pub metrics_public: bool,
     /// Bytes of an inference request's body.
     pub body_bytes_max: usize,
     /// Inputs of one request.
@@ -66,4 +77,27 @@ pub struct TransportConfig {
     pub connections_max: usize,
     /// From the first byte to the end of the headers.
     pub header_timeout: Duration,
+}
+
+impl TransportConfig {
+    /// Without keys everyone who reaches an address may use what it serves: that is said, or it stays on this machine.
+    pub fn check(&self) -> Result<()> {
+        let is_open = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
+        let (flag, admin) = self.admin_listen.map_or(("--listen", self.listen), |address| ("--admin-listen", address));
+        if self.admin_key.is_none() && is_open(admin) {
+            return Err(Error::invalid(format!(
+                "{flag} {admin} would open the admin routes to the network without a key: give a key with --admin-key-file or \
+                 TRUNKLINE_ADMIN_KEY, or keep them on this machine with --admin-listen 127.0.0.1:8081"
+            )));
+        }
+        if self.infer_key.is_none() && !self.allow_anonymous && is_open(self.listen) {
+            return Err(Error::invalid(format!(
+                "--listen {} would answer everyone who reaches it, without a key: give a key with --infer-key-file or \
+                 TRUNKLINE_INFER_KEY, or stay on this machine with --listen 127.0.0.1:8080, or say that everyone is meant with \
+                 --allow-anonymous",
+                self.listen
+            )));
+        }
+        Ok(())
+    }
 }

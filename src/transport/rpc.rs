@@ -11,10 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::domain::{Error, Result};
-use crate::transport::account::OpenAccount;
+use crate::transport::account::{Account, OpenAccount};
 use crate::transport::api::Api;
 use crate::transport::call::Call;
-use crate::transport::error::status;
+use crate::transport::error::{of_unread_message, status};
 use crate::transport::proto;
 use crate::transport::proto::input::Kind as InputKind;
 use crate::transport::wire;
@@ -69,7 +69,9 @@ where
     let draining = async move {
         let _draining_or_gone = health.wait_for(|state| state.is_draining()).await;
     };
-    let messages = messages.take_until(Box::pin(draining)).boxed();
+    let account = call.account.clone();
+    let messages = messages.take_until(Box::pin(draining));
+    let messages = messages.map(move |message| message.map_err(|status| unreadable(&account, status))).boxed();
     let (answers, taken) = mpsc::channel(STREAM_IN_FLIGHT_MAX);
     tokio::spawn(work_off(messages, answers, ANSWERS_UNREAD_MAX, move |message| answer(call.clone(), message)));
     ReceiverStream::new(taken).boxed()
@@ -123,6 +125,13 @@ fn unread(unread_max: Duration) -> Status {
     status(&Error::deadline_exceeded(format!(
         "{STREAM_IN_FLIGHT_MAX} answers of this stream have waited for {seconds} s; answers must be read while messages are sent"
     )))
+}
+
+/// The status of a stream that ends because its next message could not be read; counted as what it is.
+fn unreadable(account: &Account, status: Status) -> Status {
+    let Some(failure) = of_unread_message(&status) else { return status };
+    account.set_failure(&failure);
+    status(&failure)
 }
 
 /// One message of a stream, counted as a request of its own.

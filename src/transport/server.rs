@@ -66,9 +66,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds and serves. Refuses a non-loopback admin address without an admin key.
+    /// Binds and serves. Refuses an address that others reach without the key of what it serves, unless everyone is meant.
     pub async fn start(services: Services, config: TransportConfig) -> Result<Self> {
-        refuse_open_admin(&config)?;
+        config.check()?;
         let listener = bind("--listen", config.listen)?;
         let admin_listener = match config.admin_listen {
             Some(address) => Some(bind("--admin-listen", address)?),
@@ -125,21 +125,6 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG_MAX)
-}
-
-/// Without a key, whoever reaches the admin routes may replace adapters: they stay on this machine.
-fn refuse_open_admin(config: &TransportConfig) -> Result<()> {
-    let (flag, address) = match config.admin_listen {
-        Some(address) => ("--admin-listen", address),
-        None => ("--listen", config.listen),
-    };
-    if config.admin_key.is_some() || address.ip().to_canonical().is_loopback() {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "{flag} {address} would open the admin routes to the network without a key: \
-         give a key with --admin-key-file, or keep them on this machine with --admin-listen 127.0.0.1:8081"
-    )))
 }
 
 /// Both versions of HTTP, with a timer: without one no timeout of theirs would run.

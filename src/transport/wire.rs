@@ -32,7 +32,30 @@ pub(super) struct TextPair {
     pub(super) text_pair: String,
 }
 
-/// One text, or a list of texts, pre-split words and pairs.
+/// One text, or a list of texts and pre-split words. At most as many as `--max-inputs` says.
+#[derive(ToSchema)]
+#[schema(as = Texts)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub(super) enum TextsSchema {
+    /// One text.
+    Text(String),
+    /// Several inputs.
+    List(Vec<TextSchema>),
+}
+
+/// One input.
+#[derive(ToSchema)]
+#[schema(as = Text)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub(super) enum TextSchema {
+    Text(String),
+    /// Pre-split words; offsets are over the words joined by one space.
+    Words(Vec<String>),
+}
+
+/// One text, or a list of texts, pre-split words and pairs. At most as many as `--max-inputs` says.
 #[derive(ToSchema)]
 #[schema(as = Inputs)]
 #[serde(untagged)]
@@ -40,7 +63,7 @@ pub(super) struct TextPair {
 pub(super) enum InputsSchema {
     /// One text.
     Text(String),
-    /// One pair (`/v1/classify` alone).
+    /// One pair.
     Pair(TextPair),
     /// Several inputs.
     List(Vec<InputSchema>),
@@ -53,9 +76,8 @@ pub(super) enum InputsSchema {
 #[allow(dead_code)]
 pub(super) enum InputSchema {
     Text(String),
-    /// Pre-split words; offsets are over the words joined by one space.
+    /// Pre-split words.
     Words(Vec<String>),
-    /// `/v1/classify` alone.
     Pair(TextPair),
 }
 

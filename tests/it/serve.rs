@@ -23,9 +23,14 @@ impl Running {
     }
 
     fn start_with(folder: &Path, flags: &[&str]) -> Self {
+        Self::start_command(Command::new(BINARY), folder, flags)
+    }
+
+    /// With an environment of its own.
+    fn start_command(mut command: Command, folder: &Path, flags: &[&str]) -> Self {
         let state = folder.join("state");
         let _ = std::fs::remove_file(state.join("listen"));
-        let process = Command::new(BINARY)
+        let process = command
             .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--threads", "1"])
             .args(flags)
             .arg("--adapters-dir")
@@ -150,7 +155,7 @@ fn it_starts_with_the_backbone_that_was_activated_last_unless_told_otherwise() {
     let server = Running::start_with(folder.path(), &first);
     assert_eq!(server.backbone(), first[1]);
     let (status, body) = server.request("POST", "/v1/admin/backbone/activate", r#"{"backbone": "nowhere"}"#);
-    assert_eq!(status, 400, "{body}");
+    assert_eq!(status, 404, "{body}");
     let (status, body) = server.request("POST", "/v1/admin/backbone/activate", r#"{"backbone": "made-here"}"#);
     assert!(status == 200 && body.contains("made-here"), "{body}");
     assert_eq!(server.backbone(), "made-here");
@@ -210,6 +215,83 @@ fn an_address_that_others_reach_wants_an_admin_key() {
     ]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("admin"), "{said}");
+}
+
+/// How `serve` ends with these variables; for what it finds out before it loads anything.
+fn serve_with(variables: &[(&str, &str)], flags: &[&str]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(BINARY)
+        .args(["serve", "--backbone", "/no/such/backbone", "--state-dir", folder.path().to_str().unwrap()])
+        .args(flags)
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn an_address_that_others_reach_wants_a_key_for_inference_or_a_word() {
+    let admin = ("TRUNKLINE_ADMIN_KEY", "boss");
+    let (code, said) = serve_with(&[admin], &["--listen", "0.0.0.0:0"]);
+    assert_eq!(code, Some(2), "{said}");
+    for way in ["--infer-key-file", "--listen 127.0.0.1:8080", "--allow-anonymous"] {
+        assert!(said.contains(way), "{said}");
+    }
+    for (variables, flags) in [
+        (vec![admin, ("TRUNKLINE_INFER_KEY", "guest")], vec![]),
+        (vec![admin], vec!["--allow-anonymous"]),
+        (vec![admin, ("TRUNKLINE_ALLOW_ANONYMOUS", "true")], vec![]),
+        (vec![admin, ("TRUNKLINE_ALLOW_ANONYMOUS", "1")], vec![]),
+    ] {
+        let (_, said) = serve_with(&variables, &[&["--listen", "0.0.0.0:0"], &flags[..]].concat());
+        assert!(said.contains("/no/such/backbone"), "{variables:?} {flags:?}: it goes on to the backbone; {said}");
+    }
+}
+
+#[test]
+fn an_empty_key_is_a_mistake() {
+    for variable in ["TRUNKLINE_ADMIN_KEY", "TRUNKLINE_INFER_KEY"] {
+        for empty in ["", " ", "\t\n"] {
+            let (code, said) = serve_with(&[(variable, empty)], &[]);
+            assert!(code == Some(2) && said.contains(variable) && said.contains("empty"), "{empty:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_key_of_the_environment_is_read_as_one_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(BINARY);
+    command.env("TRUNKLINE_ADMIN_KEY", " boss\n");
+    let server = Running::start_command(command, folder.path(), &["--backbone", "tests/fixtures/architectures/bert"]);
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream
+        .write_all(b"GET /v1/admin/jobs HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer boss\r\n\r\n")
+        .unwrap();
+    assert_eq!(read(stream).0, 200);
+}
+
+#[test]
+fn a_backbone_in_a_folder_needs_no_home() {
+    let folder = tempfile::tempdir().unwrap();
+    let homeless = |backbone: &str| {
+        let state = folder.path().join("state");
+        let output = Command::new(BINARY)
+            .env_clear()
+            .args(["backbone", "verify", "--backbone", backbone])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("TMPDIR", &state)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(homeless("tests/fixtures/architectures/bert"), (Some(0), String::new()));
+    let (code, said) = homeless("default");
+    assert!(code == Some(2) && said.contains("HOME"), "{said}");
+    let mut command = Command::new(BINARY);
+    command.env_clear();
+    let server = Running::start_command(command, folder.path(), &["--backbone", "tests/fixtures/architectures/bert"]);
+    assert_eq!(server.request("POST", "/v1/embed", "{\"inputs\": \"hello\"}").0, 200);
 }
 
 #[test]

@@ -39,17 +39,17 @@ pub(in crate::app) fn run(command: BackboneCommand) -> Result<()> {
         BackboneCommand::Fetch(args) => {
             let mut progress = Progress::bytes("fetching the backbone");
             let info =
-                args.cache()?.resolve(name(&args), &mut |source, done, total| progress.set(source, done, total))?;
+                args.cache().resolve(name(&args), &mut |source, done, total| progress.set(source, done, total))?;
             progress.finish();
             print(&line(&info))
         }
-        BackboneCommand::List(args) => print(&args.cache()?.list()?.iter().map(line).collect::<String>()),
+        BackboneCommand::List(args) => print(&args.cache().list()?.iter().map(line).collect::<String>()),
         BackboneCommand::Pack(args) => {
-            let cache = args.model.cache()?;
+            let cache = args.model.cache();
             let bytes = pack(&cache.verify(&args.parent)?, &cache.verify(name(&args.model))?, &args.out)?;
             print(&format!("packed      {bytes} bytes in {}\n", args.out.display()))
         }
-        BackboneCommand::Verify(args) => print(&format!("verified {}", line(&args.cache()?.verify(name(&args))?))),
+        BackboneCommand::Verify(args) => print(&format!("verified {}", line(&args.cache().verify(name(&args))?))),
     }
 }
 

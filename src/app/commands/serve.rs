@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use tracing::{error, info, warn};
 
 use crate::app::backbones::{LocalBackbones, fits};
-use crate::app::config::environment;
-use crate::app::shutdown::{drain, signalled};
+use crate::app::config::secret;
+use crate::app::shutdown::drain;
+use crate::app::signals::Heard;
 use crate::app::wiring::{
     ADAPTER_SERIES_MAX, BATCH_TOKENS, DEFAULT_BACKBONE, Model, ModelArgs, QUEUE_TOKENS, StoreArgs, block_on,
 };
@@ -20,7 +22,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::serving::jobs::{Jobs, JobsConfig};
 use crate::serving::{BackboneJournal, Backbones, DatasetService, Health, Inference, InferenceConfig};
 use crate::telemetry::Metrics;
-use crate::transport::{Server, Services, TransportConfig};
+use crate::transport::{INPUTS_MAX, Server, Services, TransportConfig};
 
 #[derive(Debug, Args)]
 pub(in crate::app) struct ServeArgs {
@@ -36,6 +38,12 @@ pub(in crate::app) struct ServeArgs {
     /// File with a key that inference routes demand (or TRUNKLINE_INFER_KEY)
     #[arg(long, value_name = "FILE")]
     infer_key_file: Option<PathBuf>,
+    /// Without an inference key: serve everyone who reaches --listen, also from other machines
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    allow_anonymous: bool,
+    /// Answer /metrics without the inference key; they name adapters and labels
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    metrics_public: bool,
     /// Jobs, datasets, checkpoints
     #[arg(long, default_value = "state", value_name = "DIR")]
     state_dir: PathBuf,
@@ -57,7 +65,7 @@ pub(in crate::app) struct ServeArgs {
     #[arg(long, default_value_t = 2 << 20, value_name = "BYTES")]
     max_body_bytes: usize,
     /// Inputs of one request
-    #[arg(long, default_value_t = 512, value_name = "N")]
+    #[arg(long, default_value_t = INPUTS_MAX, value_name = "N")]
     max_inputs: usize,
     /// Adapter and dataset uploads, in bytes
     #[arg(long, default_value_t = 256 << 20, value_name = "BYTES")]
@@ -77,7 +85,7 @@ pub(in crate::app) struct ServeArgs {
     /// Adapters with metric series of their own; the rest share "other"
     #[arg(long, default_value_t = ADAPTER_SERIES_MAX, value_name = "N")]
     max_adapter_series: usize,
-    /// After SIGTERM: how long accepted requests may take, in seconds
+    /// After SIGTERM, SIGINT or SIGHUP: how long accepted requests may take, in seconds
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     drain_timeout: u64,
     #[command(flatten)]
@@ -86,25 +94,33 @@ pub(in crate::app) struct ServeArgs {
     store: StoreArgs,
 }
 
-pub(in crate::app) fn run(args: ServeArgs) -> Result<()> {
+pub(in crate::app) fn run(args: ServeArgs, signals: &Heard) -> Result<()> {
     args.check()?;
     let transport = args.transport()?;
+    transport.check()?;
     let journal = BackboneJournal::open(args.state_dir.join("backbones.json"))?;
     let model = args.load(&journal)?;
-    block_on(serve(args, transport, model, journal))
+    block_on(serve(args, transport, model, journal, signals))
 }
 
-async fn serve(args: ServeArgs, transport: TransportConfig, model: Model, journal: BackboneJournal) -> Result<()> {
+async fn serve(
+    args: ServeArgs,
+    transport: TransportConfig,
+    model: Model,
+    journal: BackboneJournal,
+    signals: &Heard,
+) -> Result<()> {
     let health = Arc::new(Health::default());
     let services = args.services(&model, journal, &health).await?;
     let (inference, jobs) = (services.inference.clone(), services.jobs.clone());
     // The first probe warms the engine, so that ready means ready.
     let watchdog = Watchdog { inference: inference.clone(), health: health.clone(), metrics: services.metrics.clone() };
     watchdog.probe().await;
+    let stop = signals.take_over();
     let server = Server::start(services, transport).await?;
     announce(&args.state_dir, &server)?;
     let watching = tokio::spawn(watchdog.watch());
-    let signal = signalled().await?;
+    let signal = stop.signalled().await?;
     info!(signal, drain_timeout_s = args.drain_timeout, "draining");
     let whole = drain(server, &inference, &jobs, &health, Duration::from_secs(args.drain_timeout)).await;
     watching.abort();
@@ -142,6 +158,8 @@ impl ServeArgs {
             admin_listen: self.admin_listen,
             admin_key: key(self.admin_key_file.as_deref(), "TRUNKLINE_ADMIN_KEY")?,
             infer_key: key(self.infer_key_file.as_deref(), "TRUNKLINE_INFER_KEY")?,
+            allow_anonymous: self.allow_anonymous,
+            metrics_public: self.metrics_public,
             body_bytes_max: self.max_body_bytes,
             inputs_max: self.max_inputs,
             upload_bytes_max: self.max_upload_bytes,
@@ -154,7 +172,7 @@ impl ServeArgs {
     fn load(&self, journal: &BackboneJournal) -> Result<Model> {
         let asked = self.model.backbone.as_deref();
         let name = asked.or(journal.active()).unwrap_or(DEFAULT_BACKBONE);
-        let model = self.model.load_from(&self.backbones_cache()?, name).map_err(|error| match asked {
+        let model = self.model.load_from(&self.backbones_cache(), name).map_err(|error| match asked {
             None => error.context("the backbone that was activated last (--backbone takes another)"),
             Some(_) => error,
         })?;
@@ -163,8 +181,8 @@ impl ServeArgs {
     }
 
     /// The cache, and beside it what jobs left in the state folder.
-    fn backbones_cache(&self) -> Result<BackboneCache> {
-        Ok(self.model.cache()?.with_local(self.state_dir.join("backbones")))
+    fn backbones_cache(&self) -> BackboneCache {
+        self.model.cache().with_local(self.state_dir.join("backbones"))
     }
 
     async fn services(&self, model: &Model, journal: BackboneJournal, health: &Arc<Health>) -> Result<Services> {
@@ -172,7 +190,7 @@ impl ServeArgs {
         let (precision, kernel) = (model.encoder.precision(), model.encoder.kernel_name());
         info!(backbone = model.name, precision, kernel, "backbone loaded");
         let source = LocalBackbones {
-            cache: self.backbones_cache()?,
+            cache: self.backbones_cache(),
             model: self.model.clone(),
             batch_tokens_max: self.max_batch_tokens,
         };
@@ -205,7 +223,7 @@ impl ServeArgs {
 
 /// A key from its file, else from the environment.
 pub(super) fn key(file: Option<&Path>, variable: &str) -> Result<Option<String>> {
-    let Some(path) = file else { return Ok(environment(variable)) };
+    let Some(path) = file else { return secret(variable) };
     let text =
         std::fs::read_to_string(path).map_err(|e| Error::invalid(format!("key file {}: {e}", path.display())))?;
     match text.trim() {

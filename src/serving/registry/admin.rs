@@ -265,7 +265,7 @@ fn check_alias(catalog: &Catalog, alias: &AdapterName, value: &Alias) -> Result<
     let mut families = Vec::new();
     for reference in value.targets.iter().map(|target| &target.adapter).chain(&value.shadow) {
         if catalog.has_alias(&reference.name) {
-            return Err(Error::invalid(format!("target {reference} is itself an alias; an adapter is wanted")));
+            return Err(Error::conflict(format!("target {reference} is itself an alias; an adapter is wanted")));
         }
         let version = catalog.version(&reference.name, reference.version)?;
         families.extend(version.facts().map(|facts| facts.family));

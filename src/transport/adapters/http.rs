@@ -10,11 +10,12 @@ use axum::response::IntoResponse;
 use crate::domain::{AdapterName, Result};
 use crate::serving::AdapterView;
 use crate::transport::adapters::multipart::AdapterUpload;
-use crate::transport::adapters::wire::{Activate, Adapter, PublishQuery, Published, VersionQuery};
+use crate::transport::adapters::wire::{Activate, Adapter, AdapterForm, PublishQuery, Published, VersionQuery};
 use crate::transport::call::Call;
 use crate::transport::error::Failure;
 use crate::transport::extract::{Json, Query};
 use crate::transport::openapi::Failures;
+use crate::transport::schema;
 use crate::transport::wire::{Binary, Deleted, List, adapter_name};
 
 /// All adapters with their versions
@@ -24,7 +25,7 @@ pub(in crate::transport) async fn list(call: Call) -> Answer<List<Adapter>> {
 }
 
 /// One adapter with its versions
-#[utoipa::path(get, path = "/v1/adapters/{name}", operation_id = "get_adapter", tag = "inference", params(("name" = String, Path)), responses((status = 200, body = Adapter), Failures))]
+#[utoipa::path(get, path = "/v1/adapters/{name}", operation_id = "get_adapter", tag = "inference", params(("name" = schema::AdapterName, Path)), responses((status = 200, body = Adapter), Failures))]
 pub(in crate::transport) async fn get(call: Call, Path(name): Path<String>) -> Result<Answer<Adapter>, Failure> {
     let name = named(&call, &name)?;
     view(call.inference().registry().get(&name))
@@ -34,8 +35,8 @@ pub(in crate::transport) async fn get(call: Call, Path(name): Path<String>) -> R
 ///
 /// The body is a `.tar` or `.tar.gz`, or `multipart/form-data` with the folder's files. All of it is validated before anything is visible.
 #[utoipa::path(
-    put, path = "/v1/admin/adapters/{name}", operation_id = "publish_adapter", tag = "admin", params(("name" = String, Path), PublishQuery),
-    request_body(content((Binary = "application/x-tar"), (Binary = "application/gzip"), (Binary = "multipart/form-data"))),
+    put, path = "/v1/admin/adapters/{name}", operation_id = "publish_adapter", tag = "admin", params(("name" = schema::AdapterName, Path), PublishQuery),
+    request_body(content((Binary = "application/x-tar"), (Binary = "application/gzip"), (AdapterForm = "multipart/form-data"))),
     responses((status = 201, body = Published), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn publish(
@@ -54,7 +55,7 @@ pub(in crate::transport) async fn publish(
 
 /// Retires a version, or the whole adapter; requests under way still finish
 #[utoipa::path(
-    delete, path = "/v1/admin/adapters/{name}", operation_id = "delete_adapter", tag = "admin", params(("name" = String, Path), VersionQuery),
+    delete, path = "/v1/admin/adapters/{name}", operation_id = "delete_adapter", tag = "admin", params(("name" = schema::AdapterName, Path), VersionQuery),
     responses((status = 200, body = Deleted), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn delete(
@@ -69,7 +70,7 @@ pub(in crate::transport) async fn delete(
 
 /// Promotes a version or rolls back to it, atomically
 #[utoipa::path(
-    post, path = "/v1/admin/adapters/{name}/activate", operation_id = "activate_adapter", tag = "admin", params(("name" = String, Path)), request_body = Activate,
+    post, path = "/v1/admin/adapters/{name}/activate", operation_id = "activate_adapter", tag = "admin", params(("name" = schema::AdapterName, Path)), request_body = Activate,
     responses((status = 200, body = Adapter), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn activate(
@@ -83,7 +84,7 @@ pub(in crate::transport) async fn activate(
 
 /// Makes a version resident
 #[utoipa::path(
-    post, path = "/v1/admin/adapters/{name}/load", operation_id = "load_adapter", tag = "admin", params(("name" = String, Path), VersionQuery),
+    post, path = "/v1/admin/adapters/{name}/load", operation_id = "load_adapter", tag = "admin", params(("name" = schema::AdapterName, Path), VersionQuery),
     responses((status = 200, body = Adapter), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn load(
@@ -97,7 +98,7 @@ pub(in crate::transport) async fn load(
 
 /// Frees a version's memory; it stays registered and is loaded again when it is asked for
 #[utoipa::path(
-    post, path = "/v1/admin/adapters/{name}/unload", operation_id = "unload_adapter", tag = "admin", params(("name" = String, Path), VersionQuery),
+    post, path = "/v1/admin/adapters/{name}/unload", operation_id = "unload_adapter", tag = "admin", params(("name" = schema::AdapterName, Path), VersionQuery),
     responses((status = 200, body = Adapter), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn unload(
@@ -111,7 +112,7 @@ pub(in crate::transport) async fn unload(
 
 /// Keeps an adapter resident whatever memory is needed for others
 #[utoipa::path(
-    post, path = "/v1/admin/adapters/{name}/pin", operation_id = "pin_adapter", tag = "admin", params(("name" = String, Path)),
+    post, path = "/v1/admin/adapters/{name}/pin", operation_id = "pin_adapter", tag = "admin", params(("name" = schema::AdapterName, Path)),
     responses((status = 200, body = Adapter), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn pin(call: Call, Path(name): Path<String>) -> Result<Answer<Adapter>, Failure> {
@@ -121,7 +122,7 @@ pub(in crate::transport) async fn pin(call: Call, Path(name): Path<String>) -> R
 
 /// Lets an adapter be evicted again
 #[utoipa::path(
-    post, path = "/v1/admin/adapters/{name}/unpin", operation_id = "unpin_adapter", tag = "admin", params(("name" = String, Path)),
+    post, path = "/v1/admin/adapters/{name}/unpin", operation_id = "unpin_adapter", tag = "admin", params(("name" = schema::AdapterName, Path)),
     responses((status = 200, body = Adapter), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn unpin(call: Call, Path(name): Path<String>) -> Result<Answer<Adapter>, Failure> {
@@ -131,7 +132,7 @@ pub(in crate::transport) async fn unpin(call: Call, Path(name): Path<String>) ->
 
 /// A version's PEFT folder as `.tar`
 #[utoipa::path(
-    get, path = "/v1/admin/adapters/{name}/download", operation_id = "download_adapter", tag = "admin", params(("name" = String, Path), VersionQuery),
+    get, path = "/v1/admin/adapters/{name}/download", operation_id = "download_adapter", tag = "admin", params(("name" = schema::AdapterName, Path), VersionQuery),
     responses((status = 200, body = Binary, content_type = "application/x-tar"), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn download(

@@ -11,10 +11,13 @@ use crate::domain::{Error, Result};
 use crate::serving::archive_of;
 use crate::transport::api::Api;
 use crate::transport::error::Failure;
-use crate::transport::extract::read;
+use crate::transport::extract::{demand_encoding, read};
 
 /// A PEFT folder has three files; a few more are let through to be named in an error.
 const FILES_MAX: usize = 16;
+
+/// What an archive may be compressed with.
+const ARCHIVE_ENCODINGS: [&str; 2] = ["gzip", "x-gzip"];
 
 /// The bytes of a `.tar` or `.tar.gz`.
 pub(in crate::transport) struct AdapterUpload(pub(in crate::transport) Vec<u8>);
@@ -24,9 +27,11 @@ impl FromRequest<Arc<Api>> for AdapterUpload {
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
         let (parts, body) = request.into_parts();
-        let bytes = read(body, api.upload_bytes_max).await?;
         let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if !content_type.is_some_and(|value| value.starts_with("multipart/form-data")) {
+        let is_form = content_type.is_some_and(|value| value.starts_with("multipart/form-data"));
+        demand_encoding(&parts.headers, if is_form { &[] } else { &ARCHIVE_ENCODINGS })?;
+        let bytes = read(body, api.upload_bytes_max).await?;
+        if !is_form {
             return Ok(Self(bytes.into()));
         }
         let form = Multipart::from_request(Request::from_parts(parts, Body::from(bytes)), api).await;

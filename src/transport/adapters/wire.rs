@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::serving;
-use crate::transport::wire::Time;
+use crate::transport::schema;
+use crate::transport::wire::{Binary, Time};
 
 /// An adapter with all its versions; figures are the active version's.
 #[derive(Debug, Serialize, ToSchema)]
@@ -53,6 +54,19 @@ pub(in crate::transport) struct Published {
     active: bool,
 }
 
+/// A PEFT folder's files, each under its name; for the document alone.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)]
+pub(in crate::transport) struct AdapterForm {
+    #[serde(rename = "adapter_config.json")]
+    config: Binary,
+    #[serde(rename = "adapter_model.safetensors")]
+    weights: Binary,
+    #[serde(rename = "trunkline.json")]
+    card: Option<Binary>,
+}
+
 /// How to publish an upload.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +77,7 @@ pub(in crate::transport) struct PublishQuery {
     /// In head order, separated by commas, for folders without a card.
     pub(in crate::transport) labels: Option<String>,
     /// `ner` or `classify`, for folders without a card.
+    #[param(value_type = Option<schema::FamilyWord>)]
     pub(in crate::transport) family: Option<String>,
 }
 
@@ -71,12 +86,14 @@ pub(in crate::transport) struct PublishQuery {
 #[into_params(parameter_in = Query)]
 pub(in crate::transport) struct VersionQuery {
     /// Default: the active one (to delete: all of them).
+    #[param(minimum = 1, maximum = 4294967295u32)]
     pub(in crate::transport) version: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct Activate {
+    #[schema(minimum = 1, maximum = 4294967295u32)]
     pub(in crate::transport) version: u32,
 }
 

@@ -8,6 +8,7 @@ use crate::transport::call::Call;
 use crate::transport::error::Failure;
 use crate::transport::extract::Json;
 use crate::transport::openapi::Failures;
+use crate::transport::schema;
 use crate::transport::wire::{Deleted, List, adapter_name};
 
 /// All aliases
@@ -19,7 +20,7 @@ pub(in crate::transport) async fn list(call: Call) -> Answer<List<Alias>> {
 
 /// One alias
 #[utoipa::path(
-    get, path = "/v1/admin/aliases/{alias}", operation_id = "get_alias", tag = "admin", params(("alias" = String, Path)),
+    get, path = "/v1/admin/aliases/{alias}", operation_id = "get_alias", tag = "admin", params(("alias" = schema::AdapterName, Path)),
     responses((status = 200, body = Alias), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn get(call: Call, Path(alias): Path<String>) -> Result<Answer<Alias>, Failure> {
@@ -29,7 +30,7 @@ pub(in crate::transport) async fn get(call: Call, Path(alias): Path<String>) -> 
 
 /// Creates or replaces an alias: a weighted split, and a shadow
 #[utoipa::path(
-    put, path = "/v1/admin/aliases/{alias}", operation_id = "put_alias", tag = "admin", params(("alias" = String, Path)), request_body = AliasSpec,
+    put, path = "/v1/admin/aliases/{alias}", operation_id = "put_alias", tag = "admin", params(("alias" = schema::AdapterName, Path)), request_body = AliasSpec,
     responses((status = 200, body = Alias), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn put(
@@ -44,7 +45,7 @@ pub(in crate::transport) async fn put(
 
 /// Removes an alias; its adapters stay
 #[utoipa::path(
-    delete, path = "/v1/admin/aliases/{alias}", operation_id = "delete_alias", tag = "admin", params(("alias" = String, Path)),
+    delete, path = "/v1/admin/aliases/{alias}", operation_id = "delete_alias", tag = "admin", params(("alias" = schema::AdapterName, Path)),
     responses((status = 200, body = Deleted), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn delete(call: Call, Path(alias): Path<String>) -> Result<Answer<Deleted>, Failure> {

@@ -5,13 +5,16 @@ use utoipa::ToSchema;
 
 use crate::domain;
 use crate::domain::{AdapterName, Error, Result};
+use crate::transport::schema;
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct AliasSpec {
     /// At least one; each gets its share of the requests.
+    #[schema(min_items = 1)]
     pub(in crate::transport) targets: Vec<Target>,
     /// Sees the same requests without answering.
+    #[schema(value_type = Option<schema::AdapterReference>)]
     pub(in crate::transport) shadow: Option<String>,
 }
 
@@ -19,10 +22,10 @@ pub(in crate::transport) struct AliasSpec {
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct Target {
     /// `name` or `name@version`.
-    #[schema(example = "people-places@3")]
+    #[schema(value_type = schema::AdapterReference, example = "people-places@3")]
     pub(in crate::transport) adapter: String,
     #[serde(default = "one")]
-    #[schema(default = 1, example = 90)]
+    #[schema(default = 1, maximum = 4294967295u32, example = 90)]
     pub(in crate::transport) weight: u32,
 }
 

@@ -9,15 +9,19 @@ use crate::domain::Error;
 use crate::transport::classify::wire::{ClassifyParameters, ClassifyResult};
 use crate::transport::error;
 use crate::transport::ner::wire::{NerParameters, NerResult, OffsetUnit};
-use crate::transport::wire::{AdapterIdentity, Inputs, InputsSchema, Usage};
+use crate::transport::schema;
+use crate::transport::wire::{AdapterIdentity, Inputs, TextsSchema, Usage};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct AnalyzeRequest {
-    #[schema(value_type = InputsSchema)]
+    #[schema(value_type = TextsSchema)]
     pub(in crate::transport) inputs: Inputs,
     /// At least one; each once. Their family is their own.
-    #[schema(example = json!(["people-places", "bank-intents@2"]))]
+    #[schema(
+        value_type = BTreeSet<schema::AdapterReference>, min_items = 1, max_items = 64,
+        example = json!(["people-places", "bank-intents@2"])
+    )]
     pub(in crate::transport) adapters: Vec<String>,
     pub(in crate::transport) parameters: Option<AnalyzeParameters>,
 }

@@ -47,6 +47,7 @@ pub(in crate::transport) struct ResidentBackbone {
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct BackboneChoice {
     /// A name or a folder; of a resident one also its fingerprint.
+    #[schema(min_length = 1)]
     pub(in crate::transport) backbone: String,
 }
 

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::domain;
 use crate::domain::{Activation, ClassifyPrediction, Error, HypothesisTemplate, Result};
+use crate::transport::schema;
 use crate::transport::wire::{AdapterIdentity, Inputs, InputsSchema, LongText, Usage, candidate_labels};
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -13,7 +14,7 @@ pub(in crate::transport) struct ClassifyRequest {
     #[schema(value_type = InputsSchema)]
     pub(in crate::transport) inputs: Inputs,
     /// `name`, `name@version` or an alias; default: the alias `default-classify`.
-    #[schema(example = "bank-intents")]
+    #[schema(value_type = Option<schema::AdapterReference>, example = "bank-intents")]
     pub(in crate::transport) adapter: Option<String>,
     pub(in crate::transport) parameters: Option<ClassifyParameters>,
 }
@@ -23,7 +24,7 @@ pub(in crate::transport) struct ClassifyRequest {
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct ClassifyParameters {
     /// Only so many labels, best first; default: all.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 4294967295u32)]
     pub(in crate::transport) top_k: Option<u32>,
     /// From logits to scores; default: the adapter's own.
     pub(in crate::transport) function_to_apply: Option<FunctionToApply>,
@@ -33,10 +34,10 @@ pub(in crate::transport) struct ClassifyParameters {
     #[schema(default = "truncate")]
     pub(in crate::transport) long_text: Option<LongText>,
     /// Zero-shot: the classes to choose from, with an adapter whose head compares with named concepts.
-    #[schema(max_items = 256)]
+    #[schema(value_type = Option<BTreeSet<schema::CandidateLabel>>, min_items = 1, max_items = 256)]
     pub(in crate::transport) candidate_labels: Option<Vec<String>>,
     /// Zero-shot: what is encoded of each class, its name in place of `{}`.
-    #[schema(default = "{}", max_length = 256)]
+    #[schema(value_type = Option<schema::Template>, default = "{}")]
     pub(in crate::transport) hypothesis_template: Option<String>,
 }
 

@@ -10,13 +10,14 @@ use crate::transport::datasets::{blocking, store};
 use crate::transport::error::Failure;
 use crate::transport::extract::{Query, Upload};
 use crate::transport::openapi::Failures;
+use crate::transport::schema;
 use crate::transport::wire::{Binary, Deleted, List};
 
 /// Uploads a split; the answer is the doctor's report
 ///
 /// JSON lines, CoNLL columns, CSV, TSV, Parquet or a Label Studio export, also gzip or zstd; recognised by content.
 #[utoipa::path(
-    put, path = "/v1/admin/datasets/{name}", operation_id = "put_dataset", tag = "admin", params(("name" = String, Path), PutQuery),
+    put, path = "/v1/admin/datasets/{name}", operation_id = "put_dataset", tag = "admin", params(("name" = schema::AdapterName, Path), PutQuery),
     request_body(content = Binary, content_type = "application/octet-stream"),
     responses((status = 201, body = Split), Failures), security(("key" = [])),
 )]
@@ -40,7 +41,7 @@ pub(in crate::transport) async fn list(call: Call) -> Result<Answer<List<Dataset
 
 /// One dataset with its splits
 #[utoipa::path(
-    get, path = "/v1/admin/datasets/{name}", operation_id = "get_dataset", tag = "admin", params(("name" = String, Path)),
+    get, path = "/v1/admin/datasets/{name}", operation_id = "get_dataset", tag = "admin", params(("name" = schema::AdapterName, Path)),
     responses((status = 200, body = Dataset), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn get(call: Call, Path(name): Path<String>) -> Result<Answer<Dataset>, Failure> {
@@ -49,7 +50,7 @@ pub(in crate::transport) async fn get(call: Call, Path(name): Path<String>) -> R
 
 /// Deletes a dataset with all its splits
 #[utoipa::path(
-    delete, path = "/v1/admin/datasets/{name}", operation_id = "delete_dataset", tag = "admin", params(("name" = String, Path)),
+    delete, path = "/v1/admin/datasets/{name}", operation_id = "delete_dataset", tag = "admin", params(("name" = schema::AdapterName, Path)),
     responses((status = 200, body = Deleted), Failures), security(("key" = [])),
 )]
 pub(in crate::transport) async fn delete(call: Call, Path(name): Path<String>) -> Result<Answer<Deleted>, Failure> {

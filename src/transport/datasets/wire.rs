@@ -8,6 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::serving;
 use crate::transport::datasets::family_word;
+use crate::transport::schema;
 use crate::transport::wire::Time;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -15,8 +16,10 @@ use crate::transport::wire::Time;
 #[into_params(parameter_in = Query)]
 pub(in crate::transport) struct PutQuery {
     /// `ner`, `classify` or `pairs`.
+    #[param(value_type = schema::DatasetFamilyWord)]
     pub(in crate::transport) family: String,
     /// `train`, `validation`, `test` or a name of your own; default `train`.
+    #[param(value_type = Option<schema::AdapterName>)]
     pub(in crate::transport) split: Option<String>,
 }
 

@@ -4,14 +4,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain;
-use crate::transport::wire::{AdapterIdentity, BackboneIdentity, Inputs, InputsSchema, Usage};
+use crate::transport::schema;
+use crate::transport::wire::{AdapterIdentity, BackboneIdentity, Inputs, TextsSchema, Usage};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct EmbedRequest {
-    #[schema(value_type = InputsSchema)]
+    #[schema(value_type = TextsSchema)]
     pub(in crate::transport) inputs: Inputs,
     /// Default: the backbone alone.
+    #[schema(value_type = Option<schema::AdapterReference>)]
     pub(in crate::transport) adapter: Option<String>,
     pub(in crate::transport) parameters: Option<EmbedParameters>,
 }

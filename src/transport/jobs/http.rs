@@ -7,10 +7,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use crate::domain::{JobId, Result};
-use crate::serving::jobs::{JobView, spec_from_json};
+use crate::serving::jobs::{JobView, parse_spec};
 use crate::transport::call::Call;
 use crate::transport::error::Failure;
-use crate::transport::extract::{JsonBytes, Query};
+use crate::transport::extract::{Json, Query};
 use crate::transport::jobs::wire::{Checkpoint, Event, EventsQuery, Job, JobSpec, JobsQuery};
 use crate::transport::jobs::{PAGE_JOBS, PAGE_JOBS_DEFAULT, page, sse, within};
 use crate::transport::openapi::Failures;
@@ -21,8 +21,8 @@ use crate::transport::wire::List;
     post, path = "/v1/admin/jobs", operation_id = "create_job", tag = "admin", request_body = JobSpec,
     responses((status = 201, body = Job), Failures), security(("key" = [])),
 )]
-pub(in crate::transport) async fn create(call: Call, JsonBytes(spec): JsonBytes) -> Result<Response, Failure> {
-    let job = call.services().jobs.submit_until(spec_from_json(&spec)?, call.deadline).await?;
+pub(in crate::transport) async fn create(call: Call, Json(spec): Json<serde_json::Value>) -> Result<Response, Failure> {
+    let job = call.services().jobs.submit_until(parse_spec(spec)?, call.deadline).await?;
     let location = [(LOCATION, format!("/v1/admin/jobs/{}", job.id))];
     Ok((StatusCode::CREATED, location, Answer(Job::from(job))).into_response())
 }

@@ -7,6 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::serving;
 use crate::serving::jobs::spec_to_json;
+use crate::transport::schema;
 use crate::transport::wire::Time;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -92,6 +93,7 @@ pub(in crate::transport) struct JobsQuery {
     /// The last job of the page before.
     pub(in crate::transport) after: Option<String>,
     /// 1 to 100; default 20.
+    #[param(minimum = 1, maximum = 100)]
     pub(in crate::transport) limit: Option<u32>,
 }
 
@@ -100,8 +102,10 @@ pub(in crate::transport) struct JobsQuery {
 #[into_params(parameter_in = Query)]
 pub(in crate::transport) struct EventsQuery {
     /// The last event seen.
+    #[param(maximum = 18446744073709551615u64)]
     pub(in crate::transport) after: Option<u64>,
     /// Of a list: 1 to 1000; default 1000.
+    #[param(minimum = 1, maximum = 1000)]
     pub(in crate::transport) limit: Option<u32>,
 }
 
@@ -116,107 +120,114 @@ pub(in crate::transport) enum JobSpec {
 
 /// A fine-tuning run, for the document: `serving` reads it.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(in crate::transport) struct FineTuneSpec {
-    #[schema(example = "fine_tune")]
+    #[schema(value_type = schema::FineTuneKind, example = "fine_tune")]
     kind: String,
     /// The adapter whose next version this makes.
-    #[schema(example = "bank-intents")]
+    #[schema(value_type = schema::AdapterName, example = "bank-intents")]
     adapter: String,
     /// `ner` or `classify`.
-    #[schema(example = "classify")]
+    #[schema(value_type = schema::FamilyWord, example = "classify")]
     family: String,
     /// An adapter to start from.
+    #[schema(value_type = Option<schema::AdapterReference>)]
     init_from: Option<String>,
     data: JobData,
     hyperparameters: Option<Hyperparameters>,
     gate: Option<Gate>,
     /// `activate` (default), `stage` or `never`.
-    #[schema(example = "activate")]
+    #[schema(value_type = Option<schema::PublishWord>, example = "activate")]
     publish: Option<String>,
 }
 
 /// `dataset:split` each.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct JobData {
-    #[schema(example = "banking77:train")]
+    #[schema(value_type = schema::SplitReference, example = "banking77:train")]
     train: String,
     /// Default: a tenth of the training rows is held out.
-    #[schema(example = "banking77:dev")]
+    #[schema(value_type = Option<schema::SplitReference>, example = "banking77:dev")]
     validation: Option<String>,
+    #[schema(value_type = Option<schema::SplitReference>)]
     test: Option<String>,
 }
 
 /// Every field is optional; `auto` is settled from the data.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Hyperparameters {
     /// A number or `"auto"`.
-    #[schema(value_type = Object, example = "auto")]
+    #[schema(value_type = Option<schema::AutoEpochs>, example = "auto")]
     epochs: Option<u32>,
     /// A number or `"auto"`.
-    #[schema(value_type = Object, example = "auto")]
+    #[schema(value_type = Option<schema::AutoBatchSize>, example = "auto")]
     batch_size: Option<u32>,
     /// A number or `"auto"`.
-    #[schema(value_type = Object, example = "auto")]
+    #[schema(value_type = Option<schema::AutoRate>, example = "auto")]
     learning_rate: Option<f64>,
-    #[schema(default = 8)]
+    #[schema(default = 8, minimum = 1, maximum = 256)]
     rank: Option<u32>,
-    #[schema(default = 16.0)]
+    #[schema(value_type = Option<schema::AboveZero>, default = 16.0)]
     alpha: Option<f64>,
     /// `"auto"` (default), `"last:N"`, `"all"` or a list of layers from 0.
-    #[schema(value_type = Object, example = "last:2")]
+    #[schema(value_type = Option<schema::LayersChoice>, example = "last:2")]
     layers: Option<String>,
     /// A list of module names or `"auto"`.
-    #[schema(value_type = Object, example = "auto")]
+    #[schema(value_type = Option<schema::ModulesChoice>, example = "auto")]
     target_modules: Option<String>,
-    /// Tokens, special ones included.
-    #[schema(default = 128)]
+    /// Tokens, special ones included; at most what the backbone reads.
+    #[schema(default = 128, minimum = 8)]
     max_length: Option<u32>,
     /// Epochs without a better validation score before training stops.
-    #[schema(default = 3)]
+    #[schema(default = 3, maximum = 1000)]
     early_stopping_patience: Option<u32>,
-    #[schema(default = 0.1)]
+    #[schema(value_type = Option<schema::DropoutShare>, default = 0.1)]
     dropout: Option<f64>,
-    #[schema(default = 0.01)]
+    #[schema(default = 0.01, minimum = 0, maximum = 1)]
     weight_decay: Option<f64>,
-    #[schema(default = 0.06)]
+    #[schema(default = 0.06, minimum = 0, maximum = 1)]
     warmup_ratio: Option<f64>,
-    #[schema(default = 1.0)]
+    #[schema(value_type = Option<schema::AboveZero>, default = 1.0)]
     max_gradient_norm: Option<f64>,
-    #[schema(default = 42)]
+    #[schema(default = 42, maximum = 18446744073709551615u64)]
     seed: Option<u64>,
     /// true, false or `"auto"` (default: where rows are at most 64 a label, or the adapter to start from compares with names).
     /// Before the first step a classifier's LoRA is contrasted between the classes' texts and its head begins at the classes'
     /// centres; a tagger's head begins at its types' names, where the adapter to start from knows names.
-    #[schema(value_type = Object, example = "auto")]
+    #[schema(value_type = Option<schema::AutoFlag>, example = "auto")]
     warm_start: Option<bool>,
 }
 
 /// The score a new version must reach before it is published.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Gate {
     /// NER: `f1`, `macro_f1`, `precision`, `recall`; classification: `accuracy`, `macro_f1`, `weighted_f1`.
-    #[schema(example = "macro_f1")]
+    #[schema(value_type = schema::MetricWord, example = "macro_f1")]
     metric: String,
-    #[schema(example = 0.8)]
+    #[schema(example = 0.8, minimum = 0, maximum = 1)]
     min: Option<f64>,
     not_worse_than_active: Option<bool>,
 }
 
 /// A pre-finetuning run of the backbone itself.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(in crate::transport) struct PreFinetuneSpec {
-    #[schema(example = "pre_finetune")]
+    #[schema(value_type = schema::PreFinetuneKind, example = "pre_finetune")]
     kind: String,
     /// `default`: the active one.
     #[schema(example = "default")]
     backbone: Option<String>,
     /// `task_primary` (default), `joint`, `ner_only` or `classify_only`.
-    #[schema(example = "task_primary")]
+    #[schema(value_type = Option<schema::StrategyWord>, example = "task_primary")]
     strategy: Option<String>,
     ner: Option<Mix>,
     /// Labelled texts, and pairs of texts that belong together.
@@ -225,106 +236,111 @@ pub(in crate::transport) struct PreFinetuneSpec {
     outputs: PreFinetuneOutputs,
     /// `stage` (default): the primaries are published, not active, and their backbone is resident beside the active one;
     /// `activate`: all three are active; `never`: the backbone is left in its folder alone.
-    #[schema(example = "stage")]
+    #[schema(value_type = Option<schema::PublishWord>, example = "stage")]
     publish: Option<String>,
 }
 
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Mix {
+    #[schema(min_items = 1, max_items = 256)]
     datasets: Vec<MixedSet>,
 }
 
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct MixedSet {
     /// A dataset, or `dataset:split`; its `train` split if none is named.
-    #[schema(example = "crossner-ai")]
+    #[schema(value_type = schema::MixReference, example = "crossner-ai")]
     name: String,
     /// How much more often it is drawn than its size says.
-    #[schema(default = 1.0)]
+    #[schema(value_type = Option<schema::AboveZero>, default = 1.0)]
     weight: Option<f64>,
 }
 
 /// What the results are called.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct PreFinetuneOutputs {
-    #[schema(example = "minilm-mtpf")]
+    #[schema(value_type = schema::AdapterName, example = "minilm-mtpf")]
     backbone: String,
-    #[schema(example = "ner-primary")]
+    #[schema(value_type = schema::AdapterName, example = "ner-primary")]
     ner_primary: String,
-    #[schema(example = "classify-primary")]
+    #[schema(value_type = schema::AdapterName, example = "classify-primary")]
     classify_primary: String,
 }
 
 /// Every field is optional.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct PreFinetuneHyperparameters {
-    #[schema(default = 2000)]
+    #[schema(default = 2000, minimum = 1, maximum = 1000000)]
     steps: Option<u64>,
     /// Rows of NER, and pairs of classification, in each step.
-    #[schema(default = 32)]
+    #[schema(default = 32, minimum = 2, maximum = 256)]
     batch_size: Option<u32>,
     /// Where families have LoRA of their own (`"last:4"` if nothing is said): `"auto"`, `"last:N"`, `"all"` or a list of layers from 0.
-    #[schema(value_type = Object, example = "last:4")]
+    #[schema(value_type = Option<schema::LayersChoice>, example = "last:4")]
     layers: Option<String>,
-    #[schema(default = 16)]
+    #[schema(default = 16, minimum = 1, maximum = 256)]
     rank: Option<u32>,
-    #[schema(default = 32.0)]
+    #[schema(value_type = Option<schema::AboveZero>, default = 32.0)]
     alpha: Option<f64>,
     /// A list of module names or `"auto"`.
-    #[schema(value_type = Object, example = "auto")]
+    #[schema(value_type = Option<schema::ModulesChoice>, example = "auto")]
     target_modules: Option<String>,
-    #[schema(default = 5e-5)]
+    #[schema(value_type = Option<schema::Rate>, default = 5e-5)]
     backbone_learning_rate: Option<f64>,
-    #[schema(default = 2e-4)]
+    #[schema(value_type = Option<schema::Rate>, default = 2e-4)]
     adapter_learning_rate: Option<f64>,
-    #[schema(default = 0.01)]
+    #[schema(default = 0.01, minimum = 0, maximum = 1)]
     weight_decay: Option<f64>,
-    #[schema(default = 0.06)]
+    #[schema(default = 0.06, minimum = 0, maximum = 1)]
     warmup_ratio: Option<f64>,
     /// `linear` (default) or `cosine`.
-    #[schema(example = "linear")]
+    #[schema(value_type = Option<schema::DecayWord>, example = "linear")]
     decay: Option<String>,
-    #[schema(default = 1.0)]
+    #[schema(value_type = Option<schema::AboveZero>, default = 1.0)]
     max_gradient_norm: Option<f64>,
-    #[schema(default = 0.0)]
+    #[schema(value_type = Option<schema::DropoutShare>, default = 0.0)]
     dropout: Option<f64>,
-    /// Tokens, special ones included.
-    #[schema(default = 64)]
+    /// Tokens, special ones included; at most what the backbone reads.
+    #[schema(default = 64, minimum = 8)]
     max_length: Option<u32>,
     /// Of the contrast between texts.
-    #[schema(default = 0.05)]
+    #[schema(value_type = Option<schema::AboveZero>, default = 0.05)]
     temperature: Option<f64>,
     /// A dataset is drawn in proportion to its weight times its rows to this power.
-    #[schema(default = 0.5)]
+    #[schema(default = 0.5, minimum = 0, maximum = 1)]
     sampling_exponent: Option<f64>,
     /// How many batches of labelled texts pair each text with its label's name.
-    #[schema(default = 0.3)]
+    #[schema(default = 0.3, minimum = 0, maximum = 1)]
     label_name_share: Option<f64>,
     /// Pairs of one class in a batch at most each time that a set is drawn; further sets fill the batch.
-    #[schema(default = 2)]
+    #[schema(default = 2, minimum = 1, maximum = 256)]
     class_pairs_max: Option<u32>,
     /// How much it counts, beside the contrast between texts, that their similarities stay what the backbone began with
     /// (distillation); 0: not at all.
-    #[schema(default = 0.0)]
+    #[schema(default = 0.0, minimum = 0)]
     preserve_weight: Option<f64>,
-    #[schema(default = 1.0)]
+    #[schema(value_type = Option<schema::AboveZero>, default = 1.0)]
     ner_weight: Option<f64>,
-    #[schema(default = 1.0)]
+    #[schema(value_type = Option<schema::AboveZero>, default = 1.0)]
     classify_weight: Option<f64>,
     /// Entity types that a batch is compared with, at most 256.
-    #[schema(default = 96)]
+    #[schema(default = 96, minimum = 1, maximum = 256)]
     concepts_max: Option<u32>,
     /// Of products with the backbone's weights: `f32` (default) or `bf16`, where the machine has it.
-    #[schema(example = "f32")]
+    #[schema(value_type = Option<schema::PrecisionWord>, example = "f32")]
     precision: Option<String>,
     /// Steps between two measurements of gradients.
-    #[schema(default = 20)]
+    #[schema(default = 20, minimum = 1, maximum = 1000000)]
     measure_every: Option<u64>,
-    #[schema(default = 42)]
+    #[schema(default = 42, maximum = 18446744073709551615u64)]
     seed: Option<u64>,
 }
 

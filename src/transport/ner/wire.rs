@@ -5,15 +5,16 @@ use utoipa::ToSchema;
 
 use crate::domain;
 use crate::domain::{Error, NerPrediction, Result, TextInput};
-use crate::transport::wire::{AdapterIdentity, Inputs, InputsSchema, LongText, Usage, candidate_labels};
+use crate::transport::schema;
+use crate::transport::wire::{AdapterIdentity, Inputs, LongText, TextsSchema, Usage, candidate_labels};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct NerRequest {
-    #[schema(value_type = InputsSchema)]
+    #[schema(value_type = TextsSchema)]
     pub(in crate::transport) inputs: Inputs,
     /// `name`, `name@version` or an alias; default: the alias `default-ner`.
-    #[schema(example = "people-places")]
+    #[schema(value_type = Option<schema::AdapterReference>, example = "people-places")]
     pub(in crate::transport) adapter: Option<String>,
     pub(in crate::transport) parameters: Option<NerParameters>,
 }
@@ -36,10 +37,10 @@ pub(in crate::transport) struct NerParameters {
     #[schema(default = "window")]
     pub(in crate::transport) long_text: Option<LongText>,
     /// Tokens that neighbouring windows share.
-    #[schema(default = 64)]
+    #[schema(default = 64, maximum = 4294967295u32)]
     pub(in crate::transport) stride: Option<u32>,
     /// Zero-shot: the entity types to look for, with an adapter whose head compares with named concepts.
-    #[schema(max_items = 256)]
+    #[schema(value_type = Option<BTreeSet<schema::CandidateLabel>>, min_items = 1, max_items = 256)]
     pub(in crate::transport) candidate_labels: Option<Vec<String>>,
 }
 

@@ -128,6 +128,12 @@ impl TestServer {
         ask(&self.http1, self.address, method, path, headers, body.into()).await
     }
 
+    /// A gRPC call of these very bytes; the trailers are among the headers.
+    pub(crate) async fn send_grpc(&self, method: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let all = [&[("content-type", "application/grpc"), ("te", "trailers")], headers].concat();
+        ask(&self.http2, self.address, "POST", method, &all, body.into()).await
+    }
+
     /// HTTP/2 without TLS, by prior knowledge.
     pub(crate) async fn send_h2c(&self, method: &str, path: &str, body: Value) -> Answer {
         ask(&self.http2, self.address, method, path, &[], body.to_string().into()).await
@@ -160,6 +166,8 @@ fn config() -> TransportConfig {
         admin_listen: None,
         admin_key: None,
         infer_key: None,
+        allow_anonymous: true,
+        metrics_public: false,
         body_bytes_max: 2 << 20,
         inputs_max: 512,
         upload_bytes_max: 64 << 20,
@@ -191,5 +199,8 @@ async fn ask(
     }
     let response = client.request(request.body(Full::new(body)).unwrap()).await.unwrap();
     let (parts, body) = response.into_parts();
-    Answer { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    let body = body.collect().await.unwrap();
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    let headers = parts.headers.into_iter().chain(trailers).filter_map(|(name, value)| Some((name?, value))).collect();
+    Answer { status: parts.status, headers, body: body.to_bytes() }
 }

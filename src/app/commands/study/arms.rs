@@ -133,7 +133,7 @@ impl Start<'_> {
     fn load(&self, arm: &Arm) -> Result<ArmModel> {
         let folder = self.folder.arm(&arm.name);
         let name = folder.join(BACKBONE).display().to_string();
-        let model = self.args.load_from(&self.args.cache()?, &name)?;
+        let model = self.args.load_from(&self.args.cache(), &name)?;
         let primary = |name: &str| -> Result<Option<PrimaryAdapter>> {
             let files = primary_files(&folder.join(name))?;
             files.map(|files| PrimaryAdapter::read(&files, &model.encoder, &model.fingerprint)).transpose()
