@@ -12,6 +12,9 @@ use prometheus::{
 /// What adapters without series of their own are called.
 const OTHER: &str = "other";
 
+/// Why a connection, or one of its requests, was ended before its client did.
+const CUT_REASONS: [&str; 8] = ["header", "keep_alive", "body", "answer", "stream_idle", "crowded", "bytes", "drain"];
+
 /// Seconds: 0.5 ms to about 16 s, doubling.
 fn duration_buckets() -> Vec<f64> {
     (0..16).map(|i| 0.0005 * f64::from(1u32 << i)).collect()
@@ -70,6 +73,11 @@ pub struct Metrics {
     pub backbone_bytes: IntGaugeVec,
     /// 1 while `/readyz` answers 200.
     pub ready: Gauge,
+    pub connections: IntGauge,
+    /// `reason` = header, keep_alive, body, answer, stream_idle, crowded, bytes, drain
+    pub connections_cut: IntCounterVec,
+    pub inflight_bytes: IntGauge,
+    pub inflight_limit_bytes: IntGauge,
 }
 
 /// Registers as it builds, so that no metric can be forgotten.
@@ -135,8 +143,16 @@ impl Metrics {
         let expired =
             b.counters("expired_total", "Requests whose deadline passed or whose client left, by where", &["stage"]);
         // Series that exist from the start: a rate over a counter that appears with its first event misses that event.
-        ["queue_full", "deadline", "too_large"].iter().for_each(|reason| drop(rejected.with_label_values(&[*reason])));
+        ["queue_full", "deadline", "too_large", "bytes_full"]
+            .iter()
+            .for_each(|reason| drop(rejected.with_label_values(&[*reason])));
         ["admission", "queue", "compute"].iter().for_each(|stage| drop(expired.with_label_values(&[*stage])));
+        let connections_cut = b.counters(
+            "connections_cut_total",
+            "Connections, and requests on them, ended because their client was too slow or others needed the room",
+            &["reason"],
+        );
+        CUT_REASONS.iter().for_each(|reason| drop(connections_cut.with_label_values(&[*reason])));
         Self {
             adapters: RwLock::default(),
             adapter_labels_max,
@@ -201,6 +217,11 @@ impl Metrics {
             ),
             backbone_bytes: b.gauges("backbone_bytes", "Memory of a resident backbone", &["name", "fingerprint"]),
             ready: b.add(Gauge::with_opts(opts("ready", "1 while the server can answer"))),
+            connections: b.gauge("connections", "Connections open"),
+            connections_cut,
+            inflight_bytes: b.gauge("inflight_bytes", "Bytes of bodies, messages, answers and uploads in memory"),
+            inflight_limit_bytes: b
+                .gauge("inflight_limit_bytes", "Bytes of bodies, messages and answers that all connections share"),
             registry: b.0,
         }
     }

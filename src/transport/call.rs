@@ -13,6 +13,7 @@ use crate::transport::Services;
 use crate::transport::account::Account;
 use crate::transport::api::Api;
 use crate::transport::error::Failure;
+use crate::transport::server::Exchange;
 
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 const GRPC_TIMEOUT_HEADER: &str = "grpc-timeout";
@@ -22,6 +23,8 @@ pub(super) struct Call {
     pub(super) api: Arc<Api>,
     pub(super) account: Arc<Account>,
     pub(super) deadline: Option<Instant>,
+    /// What the request holds of the bytes in flight.
+    pub(super) exchange: Option<Arc<Exchange>>,
     /// Items of a stream wait for admission, single requests are refused at once.
     pub(super) wait: bool,
 }
@@ -32,7 +35,8 @@ impl Call {
         let account = extensions.get::<Arc<Account>>().cloned();
         let account = account.ok_or_else(|| Error::internal("a request came past the middleware"))?;
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(Self { api, account, deadline, wait: false })
+        let exchange = extensions.get::<Arc<Exchange>>().cloned();
+        Ok(Self { api, account, deadline, exchange, wait: false })
     }
 
     /// One message of this stream, as a request of its own.
@@ -40,7 +44,8 @@ impl Call {
         let timeout = timeout_ms.map(|ms| Duration::from_millis(ms.into()));
         let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let deadline = own.into_iter().chain(self.deadline).min();
-        Self { api: self.api.clone(), account: self.account.open_item(), deadline, wait: true }
+        let (api, exchange) = (self.api.clone(), self.exchange.clone());
+        Self { api, account: self.account.open_item(), deadline, exchange, wait: true }
     }
 
     pub(super) fn services(&self) -> &Services {

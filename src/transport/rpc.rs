@@ -15,6 +15,7 @@ use crate::transport::call::Call;
 use crate::transport::error::status;
 use crate::transport::proto;
 use crate::transport::proto::input::Kind as InputKind;
+use crate::transport::server::Exchange;
 use crate::transport::wire;
 use crate::transport::wire::{InputItem, Inputs, TextPair};
 
@@ -59,9 +60,17 @@ where
     let draining = async move {
         let _draining_or_gone = health.wait_for(|state| state.is_draining()).await;
     };
+    if let Some(exchange) = &call.exchange {
+        exchange.expect_messages();
+    }
     let one = move |message| {
         let (call, answer) = (call.clone(), answer.clone());
-        async move { Ok(answer(call, message?).await) }
+        let held = call.exchange.as_ref().map(Exchange::message);
+        async move {
+            let answered = answer(call, message?).await;
+            drop(held); // the message's bytes are in flight until its answer exists
+            Ok(answered)
+        }
     };
     messages.take_until(Box::pin(draining)).map(one).buffer_unordered(STREAM_IN_FLIGHT_MAX).boxed()
 }
