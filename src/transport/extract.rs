@@ -134,7 +134,8 @@ async fn next_piece(body: &mut Body) -> Result<Option<Bytes>> {
 
 /// The server ends a body that comes too slowly or finds no room, and says so; anything else is the client's end.
 fn broken(source: axum::Error) -> Error {
-    let ours = std::error::Error::source(&source).and_then(|cause| cause.downcast_ref::<Error>()).cloned();
+    let causes = std::iter::successors(std::error::Error::source(&source), |cause| cause.source());
+    let ours = causes.filter_map(|cause| cause.downcast_ref::<Error>()).next().cloned();
     ours.unwrap_or_else(|| Error::invalid("the body broke off before its end").with_source(source))
 }
 

@@ -33,15 +33,20 @@ impl Pool {
         }
     }
 
-    /// Takes `bytes`, over the bound if need be, and says whether they fit. What does not fit the caller gives back, or keeps because
-    /// they exist already.
+    /// Takes `bytes` if they fit.
     pub(super) fn take(&self, bytes: usize) -> bool {
-        if bytes == 0 {
-            return true;
+        let fits = |used: usize| used.checked_add(bytes).filter(|&used| used <= self.bytes_max);
+        let taken = bytes == 0 || self.used.fetch_update(Relaxed, Relaxed, fits).is_ok();
+        self.peak.fetch_max(self.used(), Relaxed);
+        taken
+    }
+
+    /// Takes bytes that exist already, over the bound if need be.
+    pub(super) fn take_anyway(&self, bytes: usize) {
+        if bytes > 0 {
+            let used = self.used.fetch_add(bytes, Relaxed) + bytes;
+            self.peak.fetch_max(used, Relaxed);
         }
-        let used = self.used.fetch_add(bytes, Relaxed) + bytes;
-        self.peak.fetch_max(used, Relaxed);
-        used <= self.bytes_max
     }
 
     pub(super) fn give_back(&self, bytes: usize) {
@@ -99,12 +104,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_said_and_given_back() {
+    fn what_does_not_fit_is_not_taken_unless_it_exists_already() {
         let pool = Pool::new(100);
-        assert!(pool.take(60));
-        assert!(!pool.take(60));
-        pool.give_back(60);
-        assert!(pool.take(40));
-        assert_eq!((pool.used(), pool.take_peak(), pool.take_peak()), (100, 120, 100));
+        assert!(pool.take(60) && !pool.take(60) && pool.take(40) && pool.take(0));
+        pool.take_anyway(20);
+        assert!(!pool.take(1));
+        pool.give_back(100);
+        assert_eq!((pool.used(), pool.take_peak(), pool.take_peak()), (20, 120, 20));
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_of_what_is_given_back_and_not_of_what_was_refused() {
+        let pool = Arc::new(Pool::new(100));
+        pool.take_anyway(100);
+        let waiting = Waiting::new(pool.clone());
+        let freed = waiting.freed();
+        tokio::pin!(freed);
+        assert!(!pool.take(10));
+        assert!(futures_util::poll!(freed.as_mut()).is_pending());
+        pool.give_back(10);
+        assert!(futures_util::poll!(freed.as_mut()).is_ready());
     }
 }

@@ -136,17 +136,23 @@ impl Connection {
 
     /// Takes bytes for a request, of the connection's own first, then of those all share. False: there is no room, nothing was taken.
     pub(super) fn take(&self, bytes: usize) -> bool {
-        let fits = self.take_anyway(bytes);
-        if !fits {
-            self.give_back(bytes);
+        let before = self.held.fetch_add(bytes, Relaxed);
+        let wanted = of_all(before + bytes) - of_all(before);
+        if self.shared.inference.take(wanted) {
+            return true;
         }
-        fits
+        // Another stream of the connection may have moved `held` meanwhile: what it took for granted is settled.
+        let before = self.held.fetch_sub(bytes, Relaxed);
+        let given_up = of_all(before) - of_all(before - bytes);
+        self.shared.inference.take_anyway(wanted.saturating_sub(given_up));
+        self.shared.inference.give_back(given_up.saturating_sub(wanted));
+        false
     }
 
     /// Takes bytes that exist already, whether they fit or not.
-    pub(super) fn take_anyway(&self, bytes: usize) -> bool {
+    pub(super) fn take_anyway(&self, bytes: usize) {
         let before = self.held.fetch_add(bytes, Relaxed);
-        self.shared.inference.take(of_all(before + bytes) - of_all(before))
+        self.shared.inference.take_anyway(of_all(before + bytes) - of_all(before));
     }
 
     pub(super) fn give_back(&self, bytes: usize) {

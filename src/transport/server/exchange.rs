@@ -123,7 +123,7 @@ impl Exchange {
 
     /// Takes bytes that were read; false: there is no room.
     pub(super) fn take(&self, bytes: usize) -> bool {
-        let fits = if self.is_upload() { self.take_of_uploads(bytes) } else { self.connection.take(bytes) };
+        let fits = if self.is_upload() { self.pool().take(bytes) } else { self.connection.take(bytes) };
         if fits {
             self.held.fetch_add(bytes, Relaxed);
         }
@@ -134,18 +134,10 @@ impl Exchange {
     pub(super) fn take_anyway(&self, bytes: usize) {
         self.held.fetch_add(bytes, Relaxed);
         if self.is_upload() {
-            self.pool().take(bytes);
+            self.pool().take_anyway(bytes);
         } else {
             self.connection.take_anyway(bytes);
         }
-    }
-
-    fn take_of_uploads(&self, bytes: usize) -> bool {
-        let fits = self.pool().take(bytes);
-        if !fits {
-            self.pool().give_back(bytes);
-        }
-        fits
     }
 
     fn give_back(&self, bytes: usize) {
@@ -239,10 +231,12 @@ impl Exchange {
     // ---- for the table
 
     pub(super) fn wait(&self, now: Micros) -> Wait {
-        if self.untaken.load(Relaxed) > 0 {
-            return Wait::Reader { since: self.answer.since.load(Relaxed), lag: self.answer.pace.lag(now) };
-        }
         let (since, quiet_since) = (self.request.since.load(Relaxed), self.quiet_since.load(Relaxed));
+        if self.untaken.load(Relaxed) > 0 {
+            // A stream has no total time: it may always have something on its way.
+            let since = if quiet_since == 0 { self.answer.since.load(Relaxed) } else { now };
+            return Wait::Reader { since, lag: self.answer.pace.lag(now) };
+        }
         match self.request_waits.load(Relaxed) {
             BODY => Wait::Body { since, lag: self.request.pace.lag(now), is_upload: self.is_upload() },
             MESSAGE if self.held.load(Relaxed) == 0 => Wait::Message(since),
