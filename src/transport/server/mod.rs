@@ -34,6 +34,10 @@ pub(super) use exchange::Exchange;
 /// and 7 seconds: a burst must fit. The kernel lowers it to `net.core.somaxconn`, 4,096 by default.
 const BACKLOG_MAX: u32 = 4096;
 
+/// What the kernel keeps of unread answers for each connection (it doubles the number). Left to itself it takes megabytes of a client
+/// that reads nothing, and copying them is work that others wait for.
+const SEND_BUFFER_BYTES: u32 = 128 << 10;
+
 /// Beside one upload of full size: the piece that shows that it is too large, and the message around it.
 const UPLOAD_OVERRUN_BYTES: usize = 1 << 20;
 
@@ -113,6 +117,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restarted server takes its port back although connections of the old one linger.
     socket.set_reuseaddr(true)?;
+    // Accepted connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.bind(address)?;
     socket.listen(BACKLOG_MAX)
 }
