@@ -4,6 +4,7 @@ mod backbones;
 mod cli;
 mod commands;
 mod config;
+mod file_limit;
 mod pre_finetuning;
 mod progress;
 mod shutdown;

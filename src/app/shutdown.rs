@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout_at;
+
 use crate::app::signals::signalled;
 use crate::app::wiring::block_on_this_thread;
 use crate::domain::Result;
@@ -29,7 +31,7 @@ impl Interrupt {
     }
 }
 
-/// Drains everything; true if nothing accepted was left without an answer.
+/// Drains everything by the deadline; true if nothing accepted was left without an answer.
 pub(super) async fn drain(
     server: Server,
     inference: &Inference,
@@ -39,7 +41,9 @@ pub(super) async fn drain(
 ) -> bool {
     let deadline = Instant::now() + timeout;
     health.start_draining();
-    let (finished, _stopped) = tokio::join!(server.shut_down(deadline), jobs.shut_down());
+    // A job that does not stop in time goes on from its checkpoint after the next start: it costs no answer.
+    let jobs_stop = timeout_at(deadline.into(), jobs.shut_down());
+    let (finished, _stopped) = tokio::join!(server.shut_down(deadline), jobs_stop);
     let answered = inference.drained(deadline).await;
     finished && answered
 }

@@ -169,6 +169,14 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
 }
 
+/// The same, without a wait for blocking work that goes on: its result is nobody's any more, and what it writes is whole or not there.
+pub(super) fn block_on_and_leave<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(future);
+    runtime.shutdown_background();
+    result
+}
+
 /// The same without other threads, for a command that must leave the cores to what it measures.
 pub(super) fn block_on_this_thread<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)

@@ -25,6 +25,9 @@ pub use registry::{
     AdapterView, BackboneView, Lease, PublishedVersion, Registry, RegistryConfig, VersionState, VersionView,
 };
 
+/// After a burst of requests.
+pub use crate::engine::give_back_memory;
+
 /// For uploads that come as a form.
 pub use crate::adapter::archive_of;
 /// What the wire says of datasets.

@@ -40,6 +40,30 @@ label_values! {
         TooLarge => "too_large",
         /// No room for its text among what is accepted and not computed yet: it is not tokenized.
         TokenizerFull => "tokenizer_full",
+        /// No room for its body among the bytes in flight.
+        BytesFull => "bytes_full",
+    }
+}
+
+label_values! {
+    /// Why a connection, or one of its requests, was ended before its client did.
+    CutReason {
+        /// The head of a request took too long to come.
+        Header => "header",
+        /// Nothing was asked for longer than an idle connection is kept.
+        KeepAlive => "keep_alive",
+        /// A body came too slowly.
+        Body => "body",
+        /// An answer was taken too slowly.
+        Answer => "answer",
+        /// A stream brought no message for too long.
+        StreamIdle => "stream_idle",
+        /// All places were taken, and its client was silent longest.
+        Crowded => "crowded",
+        /// The bytes in flight were all taken, and its client was slowest.
+        Bytes => "bytes",
+        /// The server drains.
+        Drain => "drain",
     }
 }
 

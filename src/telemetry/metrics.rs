@@ -9,7 +9,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::telemetry::labels::{CounterBy, ExpiredStage, LabelValue as _, LoadOutcome, Phase, RejectReason};
+use crate::telemetry::labels::{CounterBy, CutReason, ExpiredStage, LabelValue as _, LoadOutcome, Phase, RejectReason};
 
 /// What adapters without series of their own are called.
 const OTHER: &str = "other";
@@ -81,6 +81,11 @@ pub struct Metrics {
     pub backbone_bytes: IntGaugeVec,
     /// 1 while `/readyz` answers 200.
     pub ready: Gauge,
+    pub connections: IntGauge,
+    /// `reason` = header, keep_alive, body, answer, stream_idle, crowded, bytes, drain
+    pub connections_cut: CounterBy<CutReason>,
+    pub inflight_bytes: IntGauge,
+    pub inflight_limit_bytes: IntGauge,
 }
 
 /// Registers as it builds, so that no metric can be forgotten.
@@ -148,6 +153,11 @@ impl Metrics {
         let phase_duration =
             b.histograms("phase_duration_seconds", "Time of a request in each phase", duration_buckets(), &["phase"]);
         Phase::ALL.iter().for_each(|phase| drop(phase_duration.with_label_values(&[phase.as_str()])));
+        let connections_cut = b.counters(
+            "connections_cut_total",
+            "Connections, and requests on them, ended because their client was too slow or others needed the room",
+            &["reason"],
+        );
         Self {
             adapters: RwLock::default(),
             adapter_labels_max,
@@ -211,6 +221,11 @@ impl Metrics {
             ),
             backbone_bytes: b.gauges("backbone_bytes", "Memory of a resident backbone", &["name", "fingerprint"]),
             ready: b.add(Gauge::with_opts(opts("ready", "1 while the server can answer"))),
+            connections: b.gauge("connections", "Connections open"),
+            connections_cut: CounterBy::new(connections_cut),
+            inflight_bytes: b.gauge("inflight_bytes", "Bytes of bodies, messages, answers and uploads in memory"),
+            inflight_limit_bytes: b
+                .gauge("inflight_limit_bytes", "Bytes of bodies, messages and answers that all connections share"),
             registry: b.0,
         }
     }
@@ -330,6 +345,7 @@ mod tests {
         let rendered = Metrics::new(1).render();
         check::<RejectReason>(&rendered, "rejected_total", "reason");
         check::<ExpiredStage>(&rendered, "expired_total", "stage");
+        check::<CutReason>(&rendered, "connections_cut_total", "reason");
         check::<Phase>(&rendered, "phase_duration_seconds_count", "phase");
     }
 

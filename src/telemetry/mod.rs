@@ -5,7 +5,7 @@ mod logging;
 mod metrics;
 mod plot;
 
-pub use labels::{CounterBy, ExpiredStage, LabelValue, LoadOutcome, Phase, RejectReason};
+pub use labels::{CounterBy, CutReason, ExpiredStage, LabelValue, LoadOutcome, Phase, RejectReason};
 pub use logging::{LogFormat, init_logging};
 pub use metrics::Metrics;
 pub use plot::{Line, Plot};

@@ -13,6 +13,7 @@ use crate::transport::Services;
 use crate::transport::account::Account;
 use crate::transport::api::Api;
 use crate::transport::error::Failure;
+use crate::transport::server::Exchange;
 
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 const GRPC_TIMEOUT_HEADER: &str = "grpc-timeout";
@@ -23,6 +24,8 @@ pub(super) struct Call {
     pub(super) account: Arc<Account>,
     pub(super) deadline: Option<Instant>,
     pub(super) caller: Caller,
+    /// What the request holds of the bytes in flight.
+    pub(super) exchange: Option<Arc<Exchange>>,
 }
 
 impl Call {
@@ -32,7 +35,8 @@ impl Call {
         let account = account.ok_or_else(|| Error::internal("a request came past the middleware"))?;
         account.set_handled();
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(Self { api, account, deadline, caller: Caller::single() })
+        let exchange = extensions.get::<Arc<Exchange>>().cloned();
+        Ok(Self { api, account, deadline, exchange, caller: Caller::single() })
     }
 
     /// The call of a stream, whose messages are one caller together.
@@ -45,7 +49,8 @@ impl Call {
         let timeout = timeout_ms.map(|ms| Duration::from_millis(ms.into()));
         let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let deadline = own.into_iter().chain(self.deadline).min();
-        Self { api: self.api.clone(), account: self.account.open_item(), deadline, caller: self.caller }
+        let (api, exchange) = (self.api.clone(), self.exchange.clone());
+        Self { api, account: self.account.open_item(), deadline, exchange, caller: self.caller }
     }
 
     pub(super) fn services(&self) -> &Services {

@@ -1,7 +1,6 @@
 //! Bodies and query strings to values, with errors that name the field.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -14,10 +13,8 @@ use serde::de::DeserializeOwned;
 use crate::domain::{Error, Result};
 use crate::transport::api::Api;
 use crate::transport::error::Failure;
+use crate::transport::server::Exchange;
 use crate::transport::strict::Strict;
-
-/// Between two pieces of a body: a slower sender holds a connection for nothing.
-const BODY_SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Read and thrown away past the limit, so that the sender comes to read our answer instead of a reset.
 const OVERRUN_BYTES_MAX: usize = 8 << 20;
@@ -49,7 +46,7 @@ impl FromRequest<Arc<Api>> for Upload {
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
         demand_encoding(request.headers(), &DATASET_ENCODINGS)?;
-        Ok(Self(read(request.into_body(), api.upload_bytes_max).await?))
+        Ok(Self(read_upload(request, api).await?))
     }
 }
 
@@ -70,7 +67,7 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Query<T> {
 async fn json_body(request: Request, api: &Api) -> Result<Bytes> {
     demand_json(request.headers())?;
     demand_encoding(request.headers(), &[])?;
-    read(request.into_body(), api.body_bytes_max).await
+    read(request, api.body_bytes_max).await
 }
 
 /// A form from a foreign page has a content type of its own: JSON under it is refused, not guessed.
@@ -103,8 +100,21 @@ pub(super) fn demand_encoding(headers: &HeaderMap, taken: &[&str]) -> Result<()>
     }
 }
 
-/// All of a body, at most `bytes_max` of it.
-pub(super) async fn read(mut body: Body, bytes_max: usize) -> Result<Bytes> {
+/// All of an adapter or dataset.
+pub(super) async fn read_upload(request: Request, api: &Api) -> Result<Bytes> {
+    if let Some(exchange) = exchange(&request) {
+        exchange.expect_upload();
+    }
+    read(request, api.upload_bytes_max).await
+}
+
+fn exchange(request: &Request) -> Option<Arc<Exchange>> {
+    request.extensions().get().cloned()
+}
+
+/// All of a body, at most `bytes_max` of it. What is thrown away is not in flight.
+async fn read(request: Request, bytes_max: usize) -> Result<Bytes> {
+    let (exchange, mut body) = (exchange(&request), request.into_body());
     let too_large = || Error::too_large(format!("the body is larger than the limit of {bytes_max} bytes"));
     if body.size_hint().lower() > (bytes_max + OVERRUN_BYTES_MAX) as u64 {
         return Err(too_large());
@@ -114,6 +124,9 @@ pub(super) async fn read(mut body: Body, bytes_max: usize) -> Result<Bytes> {
         if overrun == 0 && bytes.len() + data.len() <= bytes_max {
             bytes.extend_from_slice(&data);
             continue;
+        }
+        if let Some(exchange) = &exchange {
+            exchange.release(bytes.len() + data.len());
         }
         bytes = Vec::new();
         overrun += data.len();
@@ -125,17 +138,19 @@ pub(super) async fn read(mut body: Body, bytes_max: usize) -> Result<Bytes> {
 }
 
 async fn next_piece(body: &mut Body) -> Result<Option<Bytes>> {
-    loop {
-        let silence =
-            |_| Error::invalid(format!("the body stopped for {} s before its end", BODY_SILENCE_MAX.as_secs()));
-        let Some(frame) = tokio::time::timeout(BODY_SILENCE_MAX, body.frame()).await.map_err(silence)? else {
-            return Ok(None);
-        };
-        let frame = frame.map_err(|source| Error::invalid("the body broke off before its end").with_source(source))?;
-        if let Ok(data) = frame.into_data() {
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(broken)?.into_data() {
             return Ok(Some(data));
         }
     }
+    Ok(None)
+}
+
+/// The server ends a body that comes too slowly or finds no room, and says so; anything else is the client's end.
+fn broken(source: axum::Error) -> Error {
+    let causes = std::iter::successors(std::error::Error::source(&source), |cause| cause.source());
+    let ours = causes.filter_map(|cause| cause.downcast_ref::<Error>()).next().cloned();
+    ours.unwrap_or_else(|| Error::invalid("the body broke off before its end").with_source(source))
 }
 
 /// JSON in UTF-8; the message names the field and where it is.

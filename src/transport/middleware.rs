@@ -48,11 +48,21 @@ pub(super) async fn account(State(api): State<Arc<Api>>, mut request: Request, n
     let open = OpenAccount(account.clone());
     let asked = Asked::of(&request);
     request.extensions_mut().insert(account.clone());
-    let mut response = write_failure(next.run(request).await, &asked, &account);
+    let answer = if request.extensions().get::<NoPlace>().is_some() { no_place() } else { next.run(request).await };
+    let mut response = write_failure(answer, &asked, &account);
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, account.request_id_header());
     headers.insert(SERVER_TIMING, account.server_timing());
     close_with_last_byte(response, open)
+}
+
+/// Marks a request on a connection that has a place for probes alone.
+#[derive(Clone, Copy)]
+pub(super) struct NoPlace;
+
+fn no_place() -> Response {
+    let error = Error::unavailable("every connection is at work (--max-connections); only probes are answered on more");
+    Failure(error).into_response()
 }
 
 /// A panic becomes `internal`. The panic's own words went to the panic hook; they may quote a text.

@@ -17,6 +17,7 @@ mod extract;
 mod grpc;
 mod health;
 mod http;
+mod in_flight;
 mod jobs;
 mod local;
 mod middleware;
@@ -75,8 +76,20 @@ pub struct TransportConfig {
     pub upload_bytes_max: usize,
     /// Connections open at once.
     pub connections_max: usize,
-    /// From the first byte to the end of the headers.
+    /// From the first byte, and on a new connection from its begin, to the end of the headers.
     pub header_timeout: Duration,
+    /// Between two requests of a connection.
+    pub keep_alive_timeout: Duration,
+    /// From the first to the last byte of a body; our own pauses do not count.
+    pub body_timeout: Duration,
+    /// The same for an upload, for taking an answer, and between two messages of a stream.
+    pub transfer_timeout: Duration,
+    /// How far a body or the taking of an answer may be behind `bytes_per_second_min`.
+    pub stall_timeout: Duration,
+    /// The least rate of bodies and of taking answers.
+    pub bytes_per_second_min: u64,
+    /// Bytes of bodies, messages and answers at once.
+    pub inflight_bytes_max: usize,
 }
 
 impl TransportConfig {

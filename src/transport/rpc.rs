@@ -17,6 +17,7 @@ use crate::transport::call::Call;
 use crate::transport::error::{of_unread_message, status};
 use crate::transport::proto;
 use crate::transport::proto::input::Kind as InputKind;
+use crate::transport::server::Exchange;
 use crate::transport::wire;
 use crate::transport::wire::{InputItem, Inputs, TextPair};
 
@@ -69,11 +70,26 @@ where
     let draining = async move {
         let _draining_or_gone = health.wait_for(|state| state.is_draining()).await;
     };
-    let account = call.account.clone();
-    let messages = messages.take_until(Box::pin(draining));
-    let messages = messages.map(move |message| message.map_err(|status| unreadable(&account, status))).boxed();
+    let (account, exchange) = (call.account.clone(), call.exchange.clone());
+    if let Some(exchange) = &exchange {
+        exchange.expect_messages();
+    }
+    let with_bytes = move |message: Result<Q, Status>| {
+        let message = message.map_err(|status| unreadable(&account, status))?;
+        Ok((message, exchange.as_ref().map(Exchange::message)))
+    };
+    let messages = messages.take_until(Box::pin(draining)).map(with_bytes).boxed();
     let (answers, taken) = mpsc::channel(STREAM_IN_FLIGHT_MAX);
-    tokio::spawn(work_off(messages, answers, ANSWERS_UNREAD_MAX, move |message| answer(call.clone(), message)));
+    let one = move |(message, bytes)| {
+        let answering = answer(call.clone(), message);
+        async move {
+            let answer = answering.await;
+            // The message's bytes are in flight until its answer exists.
+            drop(bytes);
+            answer
+        }
+    };
+    tokio::spawn(work_off(messages, answers, ANSWERS_UNREAD_MAX, one));
     ReceiverStream::new(taken).boxed()
 }
 

@@ -27,7 +27,7 @@ const TEXTS: [&str; 6] = [
 ];
 /// A client that waits longer is counted as failed.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection idle for longer is not used again. The server closes it after 10 s (`--header-timeout`), and a client that sends at that
+/// A connection idle for longer is not used again. The server closes it after 75 s (`--keep-alive-timeout`), and a client that sends at that
 /// very moment cannot know whether its request was read: every pool of connections gives up before the server does.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 /// What the issue allows a refusal to take.

@@ -7,6 +7,7 @@ mod architectures;
 mod backbone;
 mod bench;
 mod client;
+mod connections;
 mod contract;
 mod datasets;
 mod doors;

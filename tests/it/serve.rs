@@ -144,6 +144,29 @@ fn it_starts_answers_and_drains_what_it_accepted() {
 }
 
 #[test]
+fn a_signal_ends_it_within_the_drain_time_out_whoever_is_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    let encoder = ["--backbone", "tests/fixtures/architectures/bert", "--drain-timeout", "2"];
+    let mut server = Running::start_with(folder.path(), &encoder);
+    let begun_body = "POST /v1/ner HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n{";
+    let unread = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(300);
+    let open: Vec<TcpStream> = ["", "GET / HT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", begun_body, &unread]
+        .into_iter()
+        .map(|opening| {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            stream.write_all(opening.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(server.request("GET", "/readyz", "").0, 200);
+    let start = Instant::now();
+    server.terminate();
+    let status = server.process.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?} with {} connections open", start.elapsed(), open.len());
+}
+
+#[test]
 fn it_starts_with_the_backbone_that_was_activated_last_unless_told_otherwise() {
     let folder = tempfile::tempdir().unwrap();
     let made_here = folder.path().join("state/backbones/made-here");
@@ -185,6 +208,8 @@ fn wrong_usage_ends_with_2_and_says_what_is_wanted() {
         (&["serve", "--listen", "nowhere"][..], "--listen"),
         (&["serve", "--config", "/no/such/file.toml"], "/no/such/file.toml"),
         (&["serve", "--max-batch-tokens", "4096", "--max-queue-tokens", "1"], "--max-queue-tokens 1"),
+        (&["serve", "--max-inflight-bytes", "1000"], "--max-inflight-bytes 1000"),
+        (&["serve", "--keep-alive-timeout", "0"], "--keep-alive-timeout"),
         (&["serve", "--device", "abacus"], "abacus"),
         (&["serve", "--precision", "bf16", "--kernel", "portable-f32"], "portable-f32"),
         (&["predict", "poem", "x"], "poem"),

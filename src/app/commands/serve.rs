@@ -11,10 +11,11 @@ use tracing::{error, info, warn};
 
 use crate::app::backbones::{LocalBackbones, fits};
 use crate::app::config::secret;
+use crate::app::file_limit::make_room_for_connections;
 use crate::app::shutdown::drain;
 use crate::app::signals::Heard;
 use crate::app::wiring::{
-    ADAPTER_SERIES_MAX, BATCH_TOKENS, DEFAULT_BACKBONE, Model, ModelArgs, QUEUE_TOKENS, StoreArgs, block_on,
+    ADAPTER_SERIES_MAX, BATCH_TOKENS, DEFAULT_BACKBONE, Model, ModelArgs, QUEUE_TOKENS, StoreArgs, block_on_and_leave,
 };
 use crate::backbone::BackboneCache;
 use crate::domain::{Error, Result};
@@ -70,12 +71,30 @@ pub(in crate::app) struct ServeArgs {
     /// Adapter and dataset uploads, in bytes
     #[arg(long, default_value_t = 256 << 20, value_name = "BYTES")]
     max_upload_bytes: usize,
-    /// Connections open at once; at the bound the oldest are closed after their answers to let new ones in
+    /// Connections open at once; at the bound the client that is silent longest makes room for a new one
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_connections: usize,
-    /// From a connection's first byte to the end of a request's headers, and the longest an idle HTTP/1 connection is kept, in seconds
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    /// From a request's first byte (on a new connection: from its begin) to the end of its headers, in seconds
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = seconds())]
     header_timeout: u64,
+    /// How long a connection is kept between two requests, in seconds; longer than the load balancer's own, which is often 60
+    #[arg(long, default_value_t = 75, value_name = "SECONDS", value_parser = seconds())]
+    keep_alive_timeout: u64,
+    /// From the first to the last byte of a request's body, in seconds
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = seconds())]
+    body_timeout: u64,
+    /// The same for an upload, for the time a client takes to read an answer, and between two messages of a stream, in seconds
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = seconds())]
+    transfer_timeout: u64,
+    /// The least rate of a body and of reading an answer; a client may be --stall-timeout behind it
+    #[arg(long, default_value_t = 500, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    min_bytes_per_second: u64,
+    /// How far a client may be behind the least rate before its request is ended, in seconds
+    #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = seconds())]
+    stall_timeout: u64,
+    /// Bytes of bodies, messages and answers in memory at once; 32 KiB of each connection come on top, and one upload of full size
+    #[arg(long, default_value_t = 64 << 20, value_name = "BYTES")]
+    max_inflight_bytes: usize,
     /// Training jobs waiting, paused or running; one more is refused
     #[arg(long, default_value_t = 64, value_name = "N")]
     max_jobs: usize,
@@ -100,7 +119,8 @@ pub(in crate::app) fn run(args: ServeArgs, signals: &Heard) -> Result<()> {
     transport.check()?;
     let journal = BackboneJournal::open(args.state_dir.join("backbones.json"))?;
     let model = args.load(&journal)?;
-    block_on(serve(args, transport, model, journal, signals))
+    make_room_for_connections(args.max_connections);
+    block_on_and_leave(serve(args, transport, model, journal, signals))
 }
 
 async fn serve(
@@ -143,6 +163,12 @@ impl ServeArgs {
                 return Err(Error::invalid(format!("{flag} 0: at least 1 is wanted")));
             }
         }
+        if self.max_inflight_bytes < self.max_body_bytes {
+            return Err(Error::invalid(format!(
+                "--max-inflight-bytes {} is less than --max-body-bytes {}: a full body could never be read",
+                self.max_inflight_bytes, self.max_body_bytes
+            )));
+        }
         if self.max_queue_tokens < self.max_batch_tokens {
             return Err(Error::invalid(format!(
                 "--max-queue-tokens {} is less than --max-batch-tokens {}: no full batch could ever wait",
@@ -165,6 +191,12 @@ impl ServeArgs {
             upload_bytes_max: self.max_upload_bytes,
             connections_max: self.max_connections,
             header_timeout: Duration::from_secs(self.header_timeout),
+            keep_alive_timeout: Duration::from_secs(self.keep_alive_timeout),
+            body_timeout: Duration::from_secs(self.body_timeout),
+            transfer_timeout: Duration::from_secs(self.transfer_timeout),
+            stall_timeout: Duration::from_secs(self.stall_timeout),
+            bytes_per_second_min: self.min_bytes_per_second,
+            inflight_bytes_max: self.max_inflight_bytes,
         })
     }
 
@@ -220,6 +252,14 @@ impl ServeArgs {
         }
     }
 }
+
+/// A time that is some and not for ever.
+fn seconds() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=SECONDS_MAX)
+}
+
+/// A day: longer than any client should be waited for.
+const SECONDS_MAX: u64 = 24 * 3600;
 
 /// A key from its file, else from the environment.
 pub(super) fn key(file: Option<&Path>, variable: &str) -> Result<Option<String>> {

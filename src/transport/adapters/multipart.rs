@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request};
+use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 
 use crate::domain::{Error, Result};
 use crate::serving::archive_of;
 use crate::transport::api::Api;
 use crate::transport::error::Failure;
-use crate::transport::extract::{demand_encoding, read};
+use crate::transport::extract::{demand_encoding, read_upload};
 
 /// A PEFT folder has three files; a few more are let through to be named in an error.
 const FILES_MAX: usize = 16;
@@ -26,15 +27,14 @@ impl FromRequest<Arc<Api>> for AdapterUpload {
     type Rejection = Failure;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
-        let (parts, body) = request.into_parts();
-        let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let is_form = content_type.is_some_and(|value| value.starts_with("multipart/form-data"));
-        demand_encoding(&parts.headers, if is_form { &[] } else { &ARCHIVE_ENCODINGS })?;
-        let bytes = read(body, api.upload_bytes_max).await?;
-        if !is_form {
-            return Ok(Self(bytes.into()));
-        }
-        let form = Multipart::from_request(Request::from_parts(parts, Body::from(bytes)), api).await;
+        let is_form = |value: &HeaderValue| value.as_bytes().starts_with(b"multipart/form-data");
+        let form_type = request.headers().get(CONTENT_TYPE).filter(|value| is_form(value)).cloned();
+        demand_encoding(request.headers(), if form_type.is_some() { &[] } else { &ARCHIVE_ENCODINGS })?;
+        let bytes = read_upload(request, api).await?;
+        let Some(form_type) = form_type else { return Ok(Self(bytes.into())) };
+        let mut form = Request::new(Body::from(bytes));
+        form.headers_mut().insert(CONTENT_TYPE, form_type);
+        let form = Multipart::from_request(form, api).await;
         let form = form.map_err(|fault| Error::invalid(format!("multipart: {}", fault.body_text())))?;
         Ok(Self(pack(form).await?))
     }

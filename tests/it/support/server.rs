@@ -173,6 +173,12 @@ fn config() -> TransportConfig {
         upload_bytes_max: 64 << 20,
         connections_max: 64,
         header_timeout: Duration::from_secs(10),
+        keep_alive_timeout: Duration::from_secs(75),
+        body_timeout: Duration::from_secs(30),
+        transfer_timeout: Duration::from_secs(600),
+        stall_timeout: Duration::from_secs(15),
+        bytes_per_second_min: 500,
+        inflight_bytes_max: 64 << 20,
     }
 }
 
