@@ -4,6 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::problems::{Problems, bounded, cut};
+
+/// Bytes of a failure's message. Messages quote what they were sent, and an answer must not be as long as a request.
+const MESSAGE_BYTES_MAX: usize = 1000;
+
 /// What went wrong, as far as a client may act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -57,12 +62,14 @@ impl ErrorKind {
     }
 }
 
-/// A failure: the message is for the client (what was got, what is wanted), the source for the log.
+/// A failure: the message is for the client (what was got, what is wanted), the source for the log. However much a caller sent,
+/// its message has at most 1,000 bytes and its problems are at most [`Problems::MAX`] lines.
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
     problems: Vec<String>,
+    problems_count: usize,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -72,7 +79,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), problems: Vec::new(), retry_after: None, source: None }
+        let message = cut(message.into(), MESSAGE_BYTES_MAX);
+        Self { kind, message, problems: Vec::new(), problems_count: 0, retry_after: None, source: None }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -112,10 +120,13 @@ impl Error {
         Self { retry_after: Some(retry_after), ..Self::new(ErrorKind::Overloaded, message) }
     }
 
-    /// All that validation found; a client wants the whole list at once.
+    /// All that validation found; a client wants the whole list at once. Where there may be many, collect them in [`Problems`]:
+    /// it builds no more than are shown.
     #[must_use]
-    pub fn with_problems(mut self, problems: Vec<String>) -> Self {
-        self.problems = problems;
+    pub fn with_problems(mut self, problems: impl Into<Problems>) -> Self {
+        let problems = problems.into();
+        self.problems_count = problems.len();
+        self.problems = problems.lines(Problems::MAX);
         self
     }
 
@@ -129,8 +140,14 @@ impl Error {
     /// The same failure with `context: ` before its message.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
-        self.message = format!("{context}: {}", self.message);
+        self.message = bounded(format_args!("{context}: {}", self.message), MESSAGE_BYTES_MAX);
         self
+    }
+
+    /// The same failure as the operator's to mend, not the caller's: `unavailable`.
+    #[must_use]
+    pub fn into_unavailable(self) -> Self {
+        Self { kind: ErrorKind::Unavailable, ..self }
     }
 
     pub fn kind(&self) -> ErrorKind {
@@ -141,8 +158,14 @@ impl Error {
         &self.message
     }
 
+    /// The first ones; if there are more than [`Problems::MAX`], the last line says how many.
     pub fn problems(&self) -> &[String] {
         &self.problems
+    }
+
+    /// How many validation found, those without a line among them.
+    pub fn problems_count(&self) -> usize {
+        self.problems_count
     }
 
     pub fn retry_after(&self) -> Option<Duration> {
@@ -167,5 +190,34 @@ impl std::error::Error for Error {
 impl From<std::io::Error> for Error {
     fn from(source: std::io::Error) -> Self {
         Self::internal(source.to_string()).with_source(source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_short_however_it_was_made() {
+        let long = "語".repeat(100_000);
+        let check = |error: Error, ends_with: &str| {
+            assert!(error.message().len() <= MESSAGE_BYTES_MAX, "{} bytes", error.message().len());
+            assert!(error.message().ends_with(ends_with), "{error}");
+        };
+        check(Error::invalid(format!("{long:?} is no name")), "is no name");
+        check(Error::invalid("3 is no name").context(&long).context("row 7"), "is no name");
+        let mut nested = Error::invalid("the innermost");
+        for depth in 0..1000 {
+            nested = nested.context(depth);
+        }
+        check(nested, "the innermost");
+    }
+
+    #[test]
+    fn the_list_of_problems_is_short_and_counts_the_rest() {
+        let error = Error::unprocessable("bad").with_problems(vec!["語".repeat(1000); 1000]);
+        assert_eq!((error.problems().len(), error.problems_count()), (Problems::MAX, 1000));
+        assert!(error.problems().iter().all(|problem| problem.len() <= Problems::BYTES_MAX));
+        assert_eq!(error.problems()[Problems::MAX - 1], "… and 901 more");
     }
 }

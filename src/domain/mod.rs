@@ -12,6 +12,7 @@ mod offsets;
 mod parameters;
 mod pre_finetune;
 mod prediction;
+mod problems;
 mod task;
 
 pub use adapter::{AdapterIdentity, AdapterName, AdapterRef, Alias, AliasTarget, Digest};
@@ -32,4 +33,5 @@ pub use pre_finetune::{
     Decay, MixedSet, PreFinetuneHyperparameters, PreFinetuneOutputs, PreFinetuneSpec, Strategy, TrainingPrecision,
 };
 pub use prediction::{ClassifyPrediction, Entity, NerPrediction, ScoredLabel};
+pub use problems::Problems;
 pub use task::{Family, HeadForm, ProblemType};
