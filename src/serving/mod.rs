@@ -4,6 +4,7 @@ mod admission;
 mod backbones;
 mod batcher;
 mod datasets;
+mod degraded;
 mod health;
 mod inference;
 pub mod jobs;
@@ -12,6 +13,7 @@ mod scheduler;
 
 pub use backbones::{Backbone, BackboneJournal, BackboneSource, Backbones, FoundBackbone, WriteWeights};
 pub use datasets::{DatasetInfo, DatasetService, SplitInfo};
+pub use degraded::{Part, degrade};
 pub use health::{Health, HealthState};
 pub use inference::{
     AnalyzeRequest, AnalyzeTarget, Answer, EmbedAnswer, EmbedRequest, Inference, InferenceConfig, InferenceRequest,

@@ -14,6 +14,7 @@ use sha2::Digest as _;
 use sha2::Sha256;
 use tracing::{info, warn};
 
+use crate::disk::{Damage, read};
 use crate::domain::{AdapterName, DataRef, Digest, Error, Hyperparameters, Result};
 use crate::training::dataset::{self, DatasetFamily, DoctorReport, Split};
 
@@ -24,6 +25,9 @@ const DATASETS_MAX: usize = 1000;
 
 /// Splits of one dataset: each upload reads all of them to find rows they share.
 const SPLITS_MAX: usize = 16;
+
+/// A split's file in bytes: larger than any upload.
+const SPLIT_BYTES_MAX: u64 = 1 << 30;
 
 /// Names that an error lists; more help nobody.
 const NAMES_SHOWN_MAX: usize = 20;
@@ -54,6 +58,8 @@ pub struct DatasetInfo {
 #[derive(Debug)]
 pub struct DatasetService {
     root: PathBuf,
+    /// Why there are no datasets at all.
+    out_of_order: Option<Error>,
     /// Held to write by what changes files, to read by what needs a manifest and its files to belong together.
     files: RwLock<()>,
 }
@@ -62,14 +68,55 @@ impl DatasetService {
     /// Makes the folder if it is not there, and sweeps what an interrupted upload left.
     pub fn open(root: PathBuf) -> Result<Self> {
         fs::create_dir_all(&root).map_err(|e| storage_error(e).context(root.display()))?;
-        let service = Self { root, files: RwLock::new(()) };
-        service.sweep().map_err(storage_error)?;
+        let service = Self { root, out_of_order: None, files: RwLock::new(()) };
+        service.sweep().unwrap_or_else(|error| warn!(%error, "what interrupted uploads left stays"));
         Ok(service)
+    }
+
+    /// Stands for datasets that cannot be had: every method answers `unavailable` with this reason.
+    pub fn unavailable(root: PathBuf, why: Error) -> Self {
+        Self { root, out_of_order: Some(why.into_unavailable()), files: RwLock::new(()) }
+    }
+
+    fn require_order(&self) -> Result<()> {
+        self.out_of_order.clone().map_or(Ok(()), Err)
+    }
+
+    /// Datasets that are damaged: the manifest, and with `deeply` also the rows against their digests. With `repair` each is moved
+    /// aside.
+    pub fn check(&self, deeply: bool, repair: bool) -> Result<Vec<Damage>> {
+        let _writing = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let mut found = Vec::new();
+        for name in self.names()? {
+            if let Err(error) = self.check_one(&name, deeply) {
+                let damage = Damage::new(&self.folder(&name), error.message());
+                found.push(if repair { self.set_aside(&name, damage) } else { damage });
+            }
+        }
+        Ok(found)
+    }
+
+    fn check_one(&self, name: &str, deeply: bool) -> Result<()> {
+        let Some(manifest) = Manifest::read(&self.folder(name))? else { return Ok(()) };
+        let family = manifest.family.parse()?;
+        let splits = manifest.splits.iter().filter(|_| deeply);
+        splits.map(|stored| self.load(name, family, stored)).try_for_each(|split| split.map(drop))
+    }
+
+    /// Under a name that is no dataset's, so that it is in nobody's way.
+    fn set_aside(&self, name: &str, damage: Damage) -> Damage {
+        let hidden = self.root.join(format!(".{name}"));
+        if let Err(error) = fs::rename(&damage.path, &hidden) {
+            return Damage { why: format!("{}; it cannot be moved aside: {error}", damage.why), ..damage };
+        }
+        let aside = Damage { path: hidden, why: damage.why, repaired: None }.set_aside();
+        Damage { path: damage.path, ..aside }
     }
 
     /// Runs the doctor over `bytes`; errors refuse with `unprocessable` and all problems, else the split is there, whole.
     /// Fails with `conflict` if the dataset is of another family, with `unavailable` if the disk is full.
     pub fn put(&self, name: &str, family: DatasetFamily, split: &str, bytes: &[u8]) -> Result<SplitInfo> {
+        self.require_order()?;
         check_name("dataset", name)?;
         check_name("split", split)?;
         let others = self.other_splits(name, family, split)?;
@@ -89,6 +136,7 @@ impl DatasetService {
 
     /// All datasets by name. A damaged one is left out, and logged.
     pub fn list(&self) -> Result<Vec<DatasetInfo>> {
+        self.require_order()?;
         let mut datasets = Vec::new();
         for name in self.names()? {
             match self.get(&name) {
@@ -101,6 +149,7 @@ impl DatasetService {
 
     /// `not_found` names the datasets there are.
     pub fn get(&self, name: &str) -> Result<DatasetInfo> {
+        self.require_order()?;
         let manifest = self.manifest(name)?;
         let family = manifest.family.parse()?;
         Ok(DatasetInfo {
@@ -112,6 +161,7 @@ impl DatasetService {
 
     /// All its splits. A job that has read its data already is not disturbed.
     pub fn delete(&self, name: &str) -> Result<()> {
+        self.require_order()?;
         let _writing = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let names = self.names()?; // not the manifest: a damaged dataset can be deleted
         if !names.iter().any(|there| there == name) {
@@ -131,6 +181,7 @@ impl DatasetService {
 
     /// The family, the rows and their digest. `not_found` names the datasets or splits there are.
     pub fn read(&self, reference: &DataRef) -> Result<(DatasetFamily, Split, String)> {
+        self.require_order()?;
         let DataRef { dataset, split } = reference;
         let _reading = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let manifest = self.manifest(dataset)?;
@@ -144,10 +195,10 @@ impl DatasetService {
 
     fn load(&self, name: &str, family: DatasetFamily, stored: &StoredSplit) -> Result<Split> {
         let path = self.folder(name).join(&stored.file);
-        let bytes = fs::read(&path).map_err(|e| storage_error(e).context(path.display()))?;
+        let bytes = read(&path, SPLIT_BYTES_MAX).map_err(|e| storage_error(e).context(path.display()))?;
         let split = dataset::read_stored(family, &bytes)?;
         if digest(&split.to_jsonl()) != stored.digest {
-            return Err(Error::internal(format!("{name}:{} is damaged on disk; upload it again", stored.split)));
+            return Err(Error::unavailable(format!("{name}:{} is damaged on disk; upload it again", stored.split)));
         }
         Ok(split)
     }
@@ -221,7 +272,7 @@ impl DatasetService {
             for entry in fs::read_dir(&self.root)? {
                 let entry = entry?;
                 let name = entry.file_name().into_string().unwrap_or_default();
-                if check_name("dataset", &name).is_ok() && entry.path().join(MANIFEST).is_file() {
+                if check_name("dataset", &name).is_ok() && fs::symlink_metadata(entry.path().join(MANIFEST)).is_ok() {
                     names.push(name);
                 }
             }
