@@ -52,8 +52,7 @@ impl Manifest {
         match read_if_there(&path, MANIFEST_BYTES_MAX) {
             Ok(Some(bytes)) => serde_json::from_slice(&bytes).map(Some).map_err(|source| damaged(&source)),
             Ok(None) => Ok(None),
-            Err(e) if e.kind() == ErrorKind::InvalidData => Err(damaged(&e)),
-            Err(e) => Err(storage_error(e)),
+            Err(e) => Err(damaged(&e)),
         }
     }
 
