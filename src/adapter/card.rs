@@ -1,14 +1,18 @@
 //! `trunkline.json`: what PEFT's format has no place for. Leaves whether it fits the weights to `bundle`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, ProblemType, Result};
+use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, ProblemType, Problems, Result};
 
 /// `trunkline.json` in bytes: 4096 labels of a few hundred, and the report of a training run.
 const CARD_BYTES_MAX: usize = 4 << 20;
+
+/// The shortest sequences an adapter may read, in tokens, as training wants them: special tokens around a pair (4 in RoBERTa) and a few
+/// of each text. Less would read nothing of any text.
+const MAX_LENGTH_MIN: usize = 8;
 
 /// The key of the one threshold of a head that compares with names.
 const ANY_NAME: &str = "*";
@@ -85,27 +89,20 @@ impl AdapterCard {
     }
 
     fn from_file(file: CardFile) -> Result<Self> {
-        let mut problems = Vec::new();
+        let mut problems = Problems::new();
         let family = parse::<Family>("family", &file.family, &mut problems);
         let problem_type = parse::<ProblemType>("problem_type", &file.problem_type, &mut problems);
         let fingerprint = parse::<Digest>("backbone_fingerprint", &file.backbone_fingerprint, &mut problems);
         let head = parse::<HeadForm>("head", &file.head, &mut problems);
         problems.extend(head_problem(head.unwrap_or_default(), family, &file));
-        if file.max_length == 0 {
-            problems.push("max_length: 0 tokens; at least 1 is wanted".to_owned());
+        if file.max_length < MAX_LENGTH_MIN {
+            let (got, min) = (file.max_length, MAX_LENGTH_MIN);
+            problems.push(format_args!("max_length: {got} tokens leave no room for text; at least {min} are wanted"));
         }
         if !matches!(&*file.pooling, "cls" | "mean") {
-            problems.push(format!("pooling: {:?} is neither \"cls\" nor \"mean\"", file.pooling));
+            problems.push(format_args!("pooling: {:?} is neither \"cls\" nor \"mean\"", file.pooling));
         }
-        for (label, threshold) in &file.thresholds {
-            let is_known = match head {
-                Some(HeadForm::Concepts | HeadForm::Similarity) => label == ANY_NAME,
-                _ => file.labels.contains(label),
-            };
-            if !is_known || !(0.0..=1.0).contains(threshold) {
-                problems.push(format!("thresholds: {label:?} is no label, or its {threshold} is not in 0..=1"));
-            }
-        }
+        check_thresholds(head, &file, &mut problems);
         let (Some(family), Some(head), Some(problem_type), Some(backbone_fingerprint), true) =
             (family, head, problem_type, fingerprint, problems.is_empty())
         else {
@@ -145,6 +142,19 @@ impl AdapterCard {
     }
 }
 
+/// Each is of a label, and a probability.
+fn check_thresholds(head: Option<HeadForm>, file: &CardFile, problems: &mut Problems) {
+    let known: HashSet<&str> = match head {
+        Some(HeadForm::Concepts | HeadForm::Similarity) => [ANY_NAME].into(),
+        _ => file.labels.iter().map(String::as_str).collect(),
+    };
+    for (label, threshold) in &file.thresholds {
+        if !known.contains(label.as_str()) || !(0.0..=1.0).contains(threshold) {
+            problems.push(format_args!("thresholds: {label:?} is no label, or its {threshold} is not in 0..=1"));
+        }
+    }
+}
+
 /// Labels and family as this form of head wants them.
 fn head_problem(head: HeadForm, family: Option<Family>, file: &CardFile) -> Option<String> {
     let Some(wanted) = head.family() else {
@@ -157,8 +167,8 @@ fn head_problem(head: HeadForm, family: Option<Family>, file: &CardFile) -> Opti
     })
 }
 
-fn parse<T: FromStr<Err = Error>>(field: &str, text: &str, problems: &mut Vec<String>) -> Option<T> {
-    text.parse().map_err(|e: Error| problems.push(format!("{field}: {}", e.message()))).ok()
+fn parse<T: FromStr<Err = Error>>(field: &str, text: &str, problems: &mut Problems) -> Option<T> {
+    text.parse().map_err(|e: Error| problems.push(format_args!("{field}: {}", e.message()))).ok()
 }
 
 #[cfg(test)]
@@ -220,10 +230,18 @@ mod tests {
             ("problem_type", r#""regression""#, "problem_type"),
             ("backbone_fingerprint", r#""abc""#, "backbone_fingerprint"),
             ("max_length", "0", "max_length"),
+            ("max_length", "1", "1 tokens leave no room"),
+            ("max_length", "7", "at least 8"),
+            ("max_length", "-1", "-1"),
+            ("max_length", "1e99", "1e+99"),
+            ("labels", r#"["yes\nno", "no"]"#, "control character"),
             ("max_length", r#""long""#, "string \"long\""),
             ("pooling", r#""max""#, "pooling"),
             ("thresholds", r#"{"maybe": 0.5}"#, "maybe"),
             ("thresholds", r#"{"yes": 1.5}"#, "1.5"),
+            ("thresholds", r#"{"yes": -0.1}"#, "-0.1"),
+            ("thresholds", r#"{"yes": null}"#, "null"),
+            ("thresholds", r#"{"yes": 1e39}"#, "yes"),
             ("labelz", "1", "labelz"),
         ] {
             let mut file: serde_json::Value = serde_json::from_slice(&card().to_json()).unwrap();

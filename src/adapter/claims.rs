@@ -11,22 +11,19 @@ use crate::adapter::names::{lora_a, lora_b, lora_b_bias, module_name};
 use crate::adapter::pooler::Pooler;
 use crate::adapter::weights::{NamedTensors, file_name};
 use crate::adapter::{AdapterCard, LoraConfig};
-use crate::domain::{Error, Result};
+use crate::domain::{Error, Problems, Result};
 use crate::model::{ConceptHead, Delta, Encoder, Head, HeadKind, Site};
-
-/// A refusal that lists more helps nobody.
-const PROBLEMS_MAX: usize = 100;
 
 /// Tensors not claimed yet, by their name in the task model.
 pub(crate) struct Claims {
     tensors: NamedTensors,
     /// Of `concept_head.safetensors`.
     concepts: NamedTensors,
-    pub(crate) problems: Vec<String>,
+    pub(crate) problems: Problems,
 }
 
 impl Claims {
-    pub(crate) fn new(tensors: NamedTensors, problems: Vec<String>) -> Self {
+    pub(crate) fn new(tensors: NamedTensors, problems: Problems) -> Self {
         Self { tensors, concepts: NamedTensors::new(), problems }
     }
 
@@ -132,9 +129,9 @@ impl Claims {
                 Some(tensor) if tensor.dims() == shape => drop(taken.insert(name.to_owned(), tensor)),
                 Some(tensor) => {
                     let got = tensor.dims();
-                    self.problems.push(format!("{CONCEPTS_NAME}: {name} has shape {got:?}; {shape:?} is wanted"));
+                    self.problems.push(format_args!("{CONCEPTS_NAME}: {name} has shape {got:?}; {shape:?} is wanted"));
                 }
-                None => self.problems.push(format!("{CONCEPTS_NAME}: {name} of shape {shape:?} is missing")),
+                None => self.problems.push(format_args!("{CONCEPTS_NAME}: {name} of shape {shape:?} is missing")),
             }
         }
         taken
@@ -142,19 +139,17 @@ impl Claims {
 
     /// Fails with all problems; a tensor that nobody claimed is one.
     pub(crate) fn finish(mut self) -> Result<()> {
-        let left_over = |name: &String| {
-            format!("{} is nothing that this configuration lets an adapter change in this backbone", file_name(name))
-        };
-        self.problems.extend(self.tensors.keys().map(left_over));
-        let unused = |name: &String| format!("{CONCEPTS_NAME}: {name} is nothing that the card's head has");
-        self.problems.extend(self.concepts.keys().map(unused));
+        for name in self.tensors.keys() {
+            self.problems.push(format_args!(
+                "{} is nothing that this configuration lets an adapter change in this backbone",
+                file_name(name)
+            ));
+        }
+        for name in self.concepts.keys() {
+            self.problems.push(format_args!("{CONCEPTS_NAME}: {name} is nothing that the card's head has"));
+        }
         if self.problems.is_empty() {
             return Ok(());
-        }
-        let more = self.problems.len().saturating_sub(PROBLEMS_MAX);
-        if more > 0 {
-            self.problems.truncate(PROBLEMS_MAX);
-            self.problems.push(format!("… and {more} more"));
         }
         Err(Error::unprocessable("the adapter's weights do not fit its configuration and the backbone")
             .with_problems(self.problems))
@@ -166,11 +161,11 @@ impl Claims {
             Some(tensor) if tensor.dims() == shape => Some(tensor),
             Some(tensor) => {
                 let got = tensor.dims();
-                self.problems.push(format!("{} has shape {got:?}; {shape:?} is wanted", file_name(name)));
+                self.problems.push(format_args!("{} has shape {got:?}; {shape:?} is wanted", file_name(name)));
                 None
             }
             None => {
-                self.problems.push(format!("{} is missing", file_name(name)));
+                self.problems.push(format_args!("{} is missing", file_name(name)));
                 None
             }
         }

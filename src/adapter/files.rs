@@ -139,9 +139,17 @@ fn refuse_contradiction(card: &AdapterCard, labels: Option<&[String]>, family: O
     }
     match labels {
         Some(labels) if labels != card.labels => Err(Error::unprocessable(format!(
-            "labels {labels:?} were given, but {CARD_NAME} says {:?}: leave them out or change the card",
-            card.labels
+            "the labels given are not what {CARD_NAME} says: {}; leave them out or change the card",
+            difference(labels, &card.labels)
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Where two different lists part.
+fn difference(given: &[String], own: &[String]) -> String {
+    match given.iter().zip(own).position(|(given, own)| given != own) {
+        Some(at) => format!("label {at} is {:?}, not {:?}", given[at], own[at]),
+        None => format!("{} are given for {}", given.len(), own.len()),
     }
 }

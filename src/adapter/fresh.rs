@@ -10,7 +10,7 @@ use crate::adapter::names::{lora_a, lora_b, lora_b_bias};
 use crate::adapter::pooler::Pooler;
 use crate::adapter::weights::NamedTensors;
 use crate::adapter::{AdapterBundle, AdapterCard, LoraConfig};
-use crate::domain::{HeadForm, Result};
+use crate::domain::{HeadForm, Problems, Result};
 use crate::model::{ConceptHead, Encoder, Head};
 
 /// The spread of a head's first weights: BERT's `initializer_range`.
@@ -21,7 +21,7 @@ impl AdapterBundle {
     /// weights normal with deviation 0.02, its biases zero. With `pooler` among `modules_to_save` (BERT's sequence classification)
     /// or where targets reach it, a copy of the backbone's pooler is trained too. Same configuration and seed, same adapter.
     pub fn fresh(config: LoraConfig, card: AdapterCard, encoder: &Encoder, seed: u64) -> Result<Self> {
-        config.check(Vec::new())?;
+        config.check(Problems::new())?;
         let pooler = Pooler::of(&card, encoder);
         let config = match &pooler {
             Some(pooler) => pooler.saved_in_place_of_update(config)?,
@@ -54,7 +54,7 @@ impl AdapterBundle {
                 tensors.insert(name, copy);
             }
         }
-        Self::assemble(config, card, encoder, Claims::new(tensors, Vec::new()).with_concepts(concepts))
+        Self::assemble(config, card, encoder, Claims::new(tensors, Problems::new()).with_concepts(concepts))
     }
 }
 

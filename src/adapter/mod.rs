@@ -18,4 +18,4 @@ pub use bundle::AdapterBundle;
 pub use card::AdapterCard;
 pub use config::{LoraConfig, TargetModules};
 pub use files::AdapterFiles;
-pub use store::{AdapterEntry, AdapterStore, VersionEntry};
+pub use store::{AdapterEntry, AdapterStore, Unreadable, VersionEntry};

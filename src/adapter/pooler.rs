@@ -3,7 +3,7 @@
 
 use crate::adapter::claims::Claims;
 use crate::adapter::names::{lora_a, lora_b};
-use crate::adapter::targets::Targets;
+use crate::adapter::targets::resolve;
 use crate::adapter::{AdapterCard, LoraConfig, TargetModules};
 use crate::domain::{Error, Family, Result};
 use crate::model::{Architecture, Encoder};
@@ -40,11 +40,10 @@ impl Pooler {
 
     /// The rank and scale of an update, if the configuration asks for one: `all-linear` does, and a bare `dense`.
     fn update(&self, config: &LoraConfig) -> Result<Option<(usize, f64)>> {
-        let targets = Targets::new(config)?;
-        if Self::is_saved(config) || !targets.contains(&self.module)? {
+        if Self::is_saved(config) {
             return Ok(None);
         }
-        targets.rank_and_scale(&self.module).map(Some)
+        Ok(resolve(config, std::slice::from_ref(&self.module))?.into_iter().next().flatten())
     }
 
     /// The configuration of the same adapter with a copy in place of an update.

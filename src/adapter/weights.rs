@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::adapter::files::{CONCEPTS_NAME, WEIGHTS_NAME};
-use crate::domain::{Error, Result};
+use crate::domain::{Error, Problems, Result};
 
 /// The header's JSON in bytes: a thousand tensors take a tenth of it.
 const HEADER_BYTES_MAX: u64 = 4 << 20;
@@ -22,36 +22,38 @@ const ADAPTER: &str = "default";
 pub(crate) type NamedTensors = BTreeMap<String, Tensor>;
 
 /// All tensors as f32. What is wrong with single ones is noted in `problems` and they are left out.
-pub(crate) fn parse(bytes: &[u8], device: &Device, problems: &mut Vec<String>) -> Result<NamedTensors> {
+pub(crate) fn parse(bytes: &[u8], device: &Device, problems: &mut Problems) -> Result<NamedTensors> {
     read_all(open(bytes)?, device, problems, canonical_name)
 }
 
 /// The same of `concept_head.safetensors`, whose names are plain.
-pub(crate) fn parse_concepts(bytes: &[u8], device: &Device, problems: &mut Vec<String>) -> Result<NamedTensors> {
+pub(crate) fn parse_concepts(bytes: &[u8], device: &Device, problems: &mut Problems) -> Result<NamedTensors> {
     read_all(open_file(bytes, CONCEPTS_NAME)?, device, problems, |name| Some(name.to_owned()))
 }
 
 fn read_all(
     file: SafeTensors<'_>,
     device: &Device,
-    problems: &mut Vec<String>,
+    problems: &mut Problems,
     canonical_name: impl Fn(&str) -> Option<String>,
 ) -> Result<NamedTensors> {
     let mut tensors = NamedTensors::new();
-    for (name, view) in file.iter() {
+    let mut views: Vec<_> = file.iter().collect();
+    // The same file gives the same problems, in the same order.
+    views.sort_unstable_by_key(|(name, _)| *name);
+    for (name, view) in views {
         let Some(canonical) = canonical_name(name) else {
-            problems.push(format!("{name}: does not begin with {PREFIX:?}"));
+            problems.push(format_args!("{name}: does not begin with {PREFIX:?}"));
             continue;
         };
         match read_tensor(&view, device) {
             Ok(tensor) if tensors.contains_key(&canonical) => {
-                problems.push(format!("{name}: {canonical} is there twice, shape {:?}", tensor.dims()));
+                problems.push(format_args!("{name}: {canonical} is there twice, shape {:?}", tensor.dims()));
             }
             Ok(tensor) => drop(tensors.insert(canonical, tensor)),
-            Err(error) => problems.push(format!("{name}: {}", error.message())),
+            Err(error) => problems.push(format_args!("{name}: {}", error.message())),
         }
     }
-    problems.sort_unstable();
     Ok(tensors)
 }
 
@@ -177,11 +179,11 @@ mod tests {
         let tensor = Tensor::from_vec(vec![1f32, -2., 3.5, 0.], (2, 2), &Device::Cpu).unwrap();
         let turned = tensor.t().unwrap();
         let bytes = write(&[("b.weight".to_owned(), turned), ("a.weight".to_owned(), tensor)].into()).unwrap();
-        let mut problems = Vec::new();
+        let mut problems = Problems::new();
         let read = parse(&bytes, &Device::Cpu, &mut problems).unwrap();
         assert_eq!(read["b.weight"].to_vec2::<f32>().unwrap(), [[1., 3.5], [-2., 0.]]);
         assert_eq!(write(&read).unwrap(), bytes);
-        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(problems, Problems::new());
     }
 
     #[test]
@@ -191,10 +193,10 @@ mod tests {
             ("base_model.model.half.weight", TensorView::new(Dtype::F16, vec![2], &halves).unwrap()),
             ("base_model.model.whole.weight", TensorView::new(Dtype::I32, vec![1], &halves).unwrap()),
         ];
-        let mut problems = Vec::new();
+        let mut problems = Problems::new();
         let read = parse(&safetensors::serialize(views, None).unwrap(), &Device::Cpu, &mut problems).unwrap();
         assert_eq!(read["half.weight"].to_vec1::<f32>().unwrap(), [1., -2.]);
-        assert_eq!(problems, ["base_model.model.whole.weight: has type I32; F32, F16 or BF16 is wanted"]);
+        assert_eq!(problems.lines(9), ["base_model.model.whole.weight: has type I32; F32, F16 or BF16 is wanted"]);
     }
 
     #[test]
@@ -202,7 +204,7 @@ mod tests {
         let mut bomb = u64::MAX.to_le_bytes().to_vec();
         bomb.extend_from_slice(b"{}");
         for bytes in [&b""[..], b"PK\x03\x04 something", &bomb, b"\x02\0\0\0\0\0\0\0{}trailing"] {
-            let error = parse(bytes, &Device::Cpu, &mut Vec::new()).unwrap_err();
+            let error = parse(bytes, &Device::Cpu, &mut Problems::new()).unwrap_err();
             assert!(error.message().starts_with("adapter_model.safetensors"), "{error}");
         }
     }

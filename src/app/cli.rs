@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::app::commands::{adapters, backbone, bench, datasets, evaluate, openapi, predict, serve, study, train};
+use crate::app::commands::{
+    adapters, backbone, bench, datasets, evaluate, openapi, predict, serve, store, study, train,
+};
 use crate::app::config;
 use crate::app::signals::{Heard, Signals};
 use crate::domain::{Error, ErrorKind};
@@ -54,6 +56,9 @@ pub(super) enum Command {
     /// The adapter store
     #[command(subcommand)]
     Adapters(adapters::AdaptersCommand),
+    /// What the server keeps on disk: adapters and state
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// The dataset doctor, on files
     #[command(subcommand)]
     Datasets(datasets::DatasetsCommand),
@@ -94,6 +99,7 @@ fn dispatch(command: Command, signals: Option<Signals>) -> Result<(), Error> {
         Command::Study(command) => study::run(command),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Adapters(command) => adapters::run(command),
+        Command::Store(command) => store::run(command),
         Command::Datasets(command) => datasets::run(command),
         Command::Backbone(command) => backbone::run(command),
         Command::Bench(args) => bench::run(*args),

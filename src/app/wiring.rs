@@ -101,6 +101,10 @@ impl ModelArgs {
         let kernel = choose_kernel(&self.kernel, &self.precision, fingerprint.as_str())?;
         let encoder = Arc::new(Encoder::load_for(folder, &open_device(&self.device)?, kernel)?);
         let tokenizer = Arc::new(Tokenizer::load(folder)?);
+        let config = encoder.config();
+        tokenizer
+            .check_fits(config.vocab_size, config.type_vocab_size, config.max_length)
+            .map_err(|error| error.context(folder.display()))?;
         let (name, fingerprint, folder) = (name.to_owned(), fingerprint.clone(), folder.to_owned());
         Ok(Model { name, fingerprint, folder, encoder, tokenizer, threads: self.threads() })
     }

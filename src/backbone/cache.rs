@@ -13,6 +13,7 @@ use crate::backbone::files::{Files, Landing, fingerprint, hash_folder};
 use crate::backbone::name::{Wanted, is_local_name};
 use crate::backbone::{KnownBackbone, Sources};
 use crate::backbone::{hub, package, receipt, sources};
+use crate::disk;
 use crate::domain::{Digest, Error, Result};
 
 /// A backbone a caller asks for: `default`, a hub name (`org/model`), or a folder in Hugging Face layout.
@@ -301,7 +302,7 @@ impl BackboneCache {
 
     /// Held until dropped, so that two processes do not fetch the same. None where the file system has no locks.
     fn lock(&self, repository: &str) -> Option<File> {
-        let file = File::create(self.root.join(format!(".lock-{}", slug(repository)))).ok()?;
+        let file = disk::open_lock(&self.root.join(format!(".lock-{}", slug(repository)))).ok()?;
         file.lock().ok().map(|()| file)
     }
 

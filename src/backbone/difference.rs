@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::backbone::BackboneInfo;
 use crate::backbone::derived::{PROVENANCE, write};
+use crate::backbone::files::FILE_BYTES_MAX;
+use crate::disk;
 use crate::domain::{Digest, Error, Result};
 
 /// What is kept, and of what it is the difference.
@@ -169,7 +171,7 @@ fn header(file: &[u8]) -> Result<&str> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|e| Error::from(e).context(path.display()))
+    disk::read(path, FILE_BYTES_MAX).map_err(|e| disk::failed(path, e))
 }
 
 #[cfg(test)]

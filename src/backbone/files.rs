@@ -15,7 +15,7 @@ pub(super) const REQUIRED: [&str; 3] = ["config.json", "model.safetensors", "tok
 pub(super) const OPTIONAL: &str = "tokenizer_config.json";
 
 /// Larger than any BERT-like encoder we run; a source that never ends must not fill the disk.
-const FILE_BYTES_MAX: u64 = 16 << 30;
+pub(super) const FILE_BYTES_MAX: u64 = 16 << 30;
 /// A hash and a write a piece: large enough that the calls cost nothing.
 const PIECE_BYTES: usize = 256 << 10;
 

@@ -8,9 +8,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::files::{FileDigest, Files};
+use crate::disk::{failed, read as read_file};
 use crate::domain::{Error, Result};
 
 const FILE: &str = "trunkline-backbone.json";
+
+/// The file in bytes: a dozen names and digests.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// As it is in the file.
 #[derive(Serialize, Deserialize)]
@@ -29,7 +33,7 @@ struct Entry {
 /// The backbone's name and files, as they were fetched into `folder`.
 pub(super) fn read(folder: &Path) -> Result<(String, Files)> {
     let path = folder.join(FILE);
-    let json = fs::read(&path).map_err(|e| Error::from(e).context(path.display()))?;
+    let json = read_file(&path, FILE_BYTES_MAX).map_err(|e| failed(&path, e))?;
     let receipt: Receipt =
         serde_json::from_slice(&json).map_err(|e| Error::internal(format!("{} is no receipt: {e}", path.display())))?;
     let parse =

@@ -127,16 +127,11 @@ impl Error {
         Self { retry_after: Some(retry_after), ..Self::new(ErrorKind::Overloaded, message) }
     }
 
-    /// All that validation found; a client wants the whole list at once. Where there may be many, collect them in [`Problems`]
-    /// and say [`with_found`](Self::with_found).
+    /// All that validation found; a client wants the whole list at once. Where there may be many, collect them in [`Problems`]:
+    /// it builds no more than are shown.
     #[must_use]
-    pub fn with_problems(self, problems: Vec<String>) -> Self {
-        self.with_found(problems.into())
-    }
-
-    /// The same from a collector, which builds no more of them than are shown.
-    #[must_use]
-    pub fn with_found(mut self, problems: Problems) -> Self {
+    pub fn with_problems(mut self, problems: impl Into<Problems>) -> Self {
+        let problems = problems.into();
         self.problems_count = problems.len();
         self.problems = problems.lines(Problems::MAX);
         self
@@ -154,6 +149,12 @@ impl Error {
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.message = bounded(format_args!("{context}: {}", self.message), MESSAGE_BYTES_MAX);
         self
+    }
+
+    /// The same failure as the operator's to mend, not the caller's: `unavailable`.
+    #[must_use]
+    pub fn into_unavailable(self) -> Self {
+        Self { kind: ErrorKind::Unavailable, ..self }
     }
 
     pub fn kind(&self) -> ErrorKind {

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
+use crate::disk;
 use crate::domain::{Error, Result};
 use crate::model::kernels::packed::Kernel;
 use crate::model::layers::{Block, Embeddings, Master, Norm, Pass};
@@ -15,6 +16,9 @@ use crate::model::lora::tensor_bytes;
 use crate::model::packing::PackedLayers;
 use crate::model::weights::Weights;
 use crate::model::{EncoderConfig, LoraWeights, SegmentAdapters, Site};
+
+/// `config.json` in bytes: one of a few hundred labels has some ten thousand.
+const CONFIG_BYTES_MAX: u64 = 4 << 20;
 
 /// Sequences end to end, no padding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,7 +95,7 @@ impl Encoder {
             )));
         }
         let file = folder.join("config.json");
-        let json = std::fs::read(&file).map_err(|e| Error::from(e).context(file.display()))?;
+        let json = disk::read(&file, CONFIG_BYTES_MAX).map_err(|e| disk::failed(&file, e))?;
         let config = EncoderConfig::from_json(&json).map_err(|e| e.context(folder.display()))?;
         let weights = Weights::open(&folder.join("model.safetensors"), device)?;
         Self::build(config, weights, device, kernel).map_err(|e| e.context(folder.display()))

@@ -12,6 +12,7 @@ use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorView};
 
+use crate::disk;
 use crate::domain::{Error, Result};
 
 /// The embedding table every encoder has, by its names below the prefix.
@@ -44,7 +45,7 @@ struct Place {
 impl Weights {
     pub(super) fn open(path: &Path, device: &Device) -> Result<Self> {
         let unreadable = |e: String| Error::unprocessable(format!("{}: {e}", path.display()));
-        let mut file = File::open(path).map_err(|e| unreadable(e.to_string()).with_source(e))?;
+        let mut file = disk::open(path).map_err(|e| unreadable(e.to_string()).with_source(e))?;
         let places = places(&mut file).map_err(unreadable)?;
         let prefix = prefix(places.keys());
         Ok(Self { path: path.to_owned(), file: Mutex::new(file), places, prefix, device: device.clone() })

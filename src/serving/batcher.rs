@@ -220,7 +220,7 @@ mod tests {
         let push = |batcher: &mut Batcher<_, _>, flow, count| batcher.push(flow, 0, (0..count).map(|_| (4, flow)));
         push(&mut batcher, "busy", 9);
         push(&mut batcher, "eager", 9);
-        let mut order = vec![batcher.pick(|_| true), batcher.pick(|_| true)].concat();
+        let mut order = [batcher.pick(|_| true), batcher.pick(|_| true)].concat();
         for _ in 0..4 {
             push(&mut batcher, "new", 1);
             order.extend([batcher.pick(|_| true), batcher.pick(|_| true)].concat());

@@ -4,6 +4,7 @@ mod admission;
 mod backbones;
 mod batcher;
 mod datasets;
+mod degraded;
 mod flow;
 mod health;
 mod inference;
@@ -15,6 +16,7 @@ mod turns;
 
 pub use backbones::{Backbone, BackboneJournal, BackboneSource, Backbones, FoundBackbone, WriteWeights};
 pub use datasets::{DatasetInfo, DatasetService, SplitInfo};
+pub use degraded::{Part, degrade};
 pub use flow::Caller;
 pub use health::{Health, HealthState};
 pub use inference::{

@@ -1,6 +1,6 @@
 //! Every metric of the contract, registered once. A request is counted once, by `transport`; the rest by whoever owns the event.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::RwLock;
 
 use prometheus::core::Collector;
@@ -11,11 +11,17 @@ use prometheus::{
 
 use crate::telemetry::labels::{CounterBy, CutReason, ExpiredStage, LabelValue as _, LoadOutcome, Phase, RejectReason};
 
-/// What adapters without series of their own are called.
+/// What adapters and labels without series of their own are called.
 const OTHER: &str = "other";
 
 /// Twice the same id: Prometheus has a label `job` of its own and puts it over ours, so dashboards read `job_id`.
 const JOB_LABELS: [&str; 2] = ["job", "job_id"];
+
+/// Labels with series of their own, of all adapters together: each is a line of `/metrics`, of some hundred bytes.
+const LABEL_SERIES_MAX: usize = 20_000;
+
+/// What can be out of order while the server answers.
+const PARTS: [&str; 6] = ["adapters", "aliases", "backbones", "datasets", "jobs", "state"];
 
 /// Seconds: 0.5 ms to about 16 s, doubling.
 fn duration_buckets() -> Vec<f64> {
@@ -25,7 +31,7 @@ fn duration_buckets() -> Vec<f64> {
 /// The registry and every series of it. Label values of adapters go through [`Metrics::adapter_label`].
 pub struct Metrics {
     registry: Registry,
-    adapters: RwLock<HashSet<String>>,
+    adapters: RwLock<HashMap<String, ActiveLabels>>,
     adapter_labels_max: usize,
     /// `route, adapter, code`
     pub requests: IntCounterVec,
@@ -86,6 +92,17 @@ pub struct Metrics {
     pub connections_cut: CounterBy<CutReason>,
     pub inflight_bytes: IntGauge,
     pub inflight_limit_bytes: IntGauge,
+    /// `part`: 1 while it is out of order and its admin routes answer 503
+    pub degraded: IntGaugeVec,
+}
+
+/// The labels that an adapter's active version gives.
+#[derive(Default)]
+struct ActiveLabels {
+    /// Of that version; None while it is not known.
+    digest: Option<String>,
+    /// Those that have series.
+    known: HashSet<String>,
 }
 
 /// Registers as it builds, so that no metric can be forgotten.
@@ -141,6 +158,9 @@ fn powers_of_two(last: u32) -> Vec<f64> {
 }
 
 impl Metrics {
+    /// The label value of every name that a caller gave.
+    pub const CANDIDATE: &str = "candidate";
+
     /// `adapter_labels_max`: adapters with series of their own; the rest share `other`.
     pub fn new(adapter_labels_max: usize) -> Self {
         let b = Builder(Registry::new());
@@ -158,6 +178,8 @@ impl Metrics {
             "Connections, and requests on them, ended because their client was too slow or others needed the room",
             &["reason"],
         );
+        let degraded = b.gauges("degraded", "1 while a part is out of order: its admin routes answer 503", &["part"]);
+        PARTS.iter().for_each(|part| degraded.with_label_values(&[*part]).set(0));
         Self {
             adapters: RwLock::default(),
             adapter_labels_max,
@@ -226,29 +248,53 @@ impl Metrics {
             inflight_bytes: b.gauge("inflight_bytes", "Bytes of bodies, messages, answers and uploads in memory"),
             inflight_limit_bytes: b
                 .gauge("inflight_limit_bytes", "Bytes of bodies, messages and answers that all connections share"),
+            degraded,
             registry: b.0,
         }
     }
 
     /// The label value for an adapter: its name while there is room, then `other`. Bounded by registered adapters, never by callers' text.
     pub fn adapter_label(&self, name: &str) -> String {
-        let known = self.adapters.read().expect("no holder panics").contains(name);
+        let known = self.adapters.read().expect("no holder panics").contains_key(name);
         if known { name.to_owned() } else { OTHER.to_owned() }
     }
 
     /// The label value for what an adapter answered: adapters without series of their own share one here, too, or thousands of
-    /// them would have a series for each of their labels.
-    pub fn result_label<'a>(adapter_label: &str, label: &'a str) -> &'a str {
-        if adapter_label == OTHER { OTHER } else { label }
+    /// them would have a series for each of their labels. So do labels that are not the active version's, once those are known.
+    pub fn result_label<'a>(&self, adapter_label: &str, label: &'a str) -> &'a str {
+        let adapters = self.adapters.read().expect("no holder panics");
+        match adapters.get(adapter_label) {
+            Some(_) if label == Self::CANDIDATE => label,
+            Some(active) if active.digest.is_none() || active.known.contains(label) => label,
+            _ => OTHER,
+        }
+    }
+
+    /// The labels that an adapter's active version, of this digest, gives: series of others go. Of more than there is room for the rest
+    /// share `other`.
+    pub fn set_labels(&self, name: &str, digest: &str, labels: impl FnOnce() -> BTreeSet<String>) {
+        let mut adapters = self.adapters.write().expect("no holder panics");
+        if adapters.get(name).is_none_or(|active| active.digest.as_deref() == Some(digest)) {
+            return;
+        }
+        let others = adapters.iter().filter(|(other, _)| *other != name).map(|(_, active)| active.known.len());
+        let room = LABEL_SERIES_MAX.saturating_sub(others.sum());
+        let known: HashSet<String> = labels().into_iter().take(room).collect();
+        let is_gone = |labels: &[&str]| {
+            labels.last().is_some_and(|label| ![OTHER, Self::CANDIDATE].contains(label) && !known.contains(*label))
+        };
+        remove_matching(&self.entities, name, is_gone, |labels| self.entities.remove_label_values(labels));
+        remove_matching(&self.predictions, name, is_gone, |labels| self.predictions.remove_label_values(labels));
+        adapters.insert(name.to_owned(), ActiveLabels { digest: Some(digest.to_owned()), known });
     }
 
     /// Gives a registered adapter its own series, if there is room.
     pub fn add_adapter(&self, name: &str) {
         let mut adapters = self.adapters.write().expect("no holder panics");
         if adapters.len() < self.adapter_labels_max {
-            adapters.insert(name.to_owned());
+            adapters.entry(name.to_owned()).or_default();
         }
-        let label = if adapters.contains(name) { name } else { OTHER };
+        let label = if adapters.contains_key(name) { name } else { OTHER };
         LoadOutcome::ALL
             .iter()
             .for_each(|outcome| drop(self.adapter_loads.with_label_values(&[label, outcome.as_str()])));
@@ -256,18 +302,19 @@ impl Metrics {
 
     /// Takes a retired adapter's series away.
     pub fn remove_adapter(&self, name: &str) {
-        if !self.adapters.write().expect("no holder panics").remove(name) {
+        if self.adapters.write().expect("no holder panics").remove(name).is_none() {
             return;
         }
         let one = |vec: &IntGaugeVec| drop(vec.remove_label_values(&[name]));
         one(&self.queue_tokens);
         drop(self.adapter_last_used_timestamp_seconds.remove_label_values(&[name]));
-        remove_matching(&self.requests, name, |labels| self.requests.remove_label_values(labels));
-        remove_matching(&self.adapter_resident, name, |labels| self.adapter_resident.remove_label_values(labels));
-        remove_matching(&self.adapter_loads, name, |labels| self.adapter_loads.remove_label_values(labels));
-        remove_matching(&self.adapter_info, name, |labels| self.adapter_info.remove_label_values(labels));
-        remove_matching(&self.entities, name, |labels| self.entities.remove_label_values(labels));
-        remove_matching(&self.predictions, name, |labels| self.predictions.remove_label_values(labels));
+        let all = |_labels: &[&str]| true;
+        remove_matching(&self.requests, name, all, |labels| self.requests.remove_label_values(labels));
+        remove_matching(&self.adapter_resident, name, all, |labels| self.adapter_resident.remove_label_values(labels));
+        remove_matching(&self.adapter_loads, name, all, |labels| self.adapter_loads.remove_label_values(labels));
+        remove_matching(&self.adapter_info, name, all, |labels| self.adapter_info.remove_label_values(labels));
+        remove_matching(&self.entities, name, all, |labels| self.entities.remove_label_values(labels));
+        remove_matching(&self.predictions, name, all, |labels| self.predictions.remove_label_values(labels));
     }
 
     /// Where a running job is: optimizer steps done, training loss, tokens a second.
@@ -292,8 +339,13 @@ impl Metrics {
     }
 }
 
-/// Removes every series of `vec` whose `adapter` label is `name`, in the order of the vector's own label names.
-fn remove_matching(vec: &impl Collector, name: &str, remove: impl Fn(&[&str]) -> prometheus::Result<()>) {
+/// Removes every series of `vec` whose `adapter` label is `name` and whose labels `is_meant`, in the order of the vector's own label names.
+fn remove_matching(
+    vec: &impl Collector,
+    name: &str,
+    is_meant: impl Fn(&[&str]) -> bool,
+    remove: impl Fn(&[&str]) -> prometheus::Result<()>,
+) {
     let names = vec.desc()[0].variable_labels.clone();
     for family in vec.collect() {
         for metric in family.get_metric() {
@@ -306,8 +358,9 @@ fn remove_matching(vec: &impl Collector, name: &str, remove: impl Fn(&[&str]) ->
             };
             let values: Vec<String> = names.iter().map(value).collect();
             let of_adapter = names.iter().position(|n| n == "adapter").is_some_and(|at| values[at] == name);
-            if of_adapter {
-                drop(remove(&values.iter().map(String::as_str).collect::<Vec<_>>()));
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            if of_adapter && is_meant(&values) {
+                drop(remove(&values));
             }
         }
     }
@@ -325,8 +378,8 @@ mod tests {
         metrics.add_adapter("b");
         assert_eq!(metrics.adapter_label("a"), "a");
         assert_eq!(metrics.adapter_label("b"), "other");
-        assert_eq!(Metrics::result_label(&metrics.adapter_label("a"), "PER"), "PER");
-        assert_eq!(Metrics::result_label(&metrics.adapter_label("b"), "PER"), "other");
+        assert_eq!(metrics.result_label(&metrics.adapter_label("a"), "PER"), "PER");
+        assert_eq!(metrics.result_label(&metrics.adapter_label("b"), "PER"), "other");
         metrics.requests.with_label_values(&["/v1/ner", "a", "ok"]).inc();
         metrics.adapter_resident.with_label_values(&["a", "3"]).set(1);
         assert!(metrics.render().contains("adapter=\"a\""));
@@ -370,5 +423,52 @@ mod tests {
         }
         metrics.remove_job("job_1");
         assert!(!metrics.render().contains("job_1"));
+    }
+
+    #[test]
+    fn series_of_labels_are_those_of_the_active_version() {
+        let metrics = Metrics::new(2);
+        metrics.add_adapter("a");
+        let count = |label: &str| {
+            let label = metrics.result_label("a", label);
+            metrics.entities.with_label_values(&["a", label]).inc();
+        };
+        let shown = |label: &str| metrics.render().contains(&format!("adapter=\"a\",label=\"{label}\""));
+        let set = |digest: &str, labels: &[&str]| {
+            metrics.set_labels("a", digest, || labels.iter().map(|&label| label.to_owned()).collect());
+        };
+        set("one", &["PER", "LOC"]);
+        ["PER", "LOC", "another version's"].into_iter().for_each(count);
+        assert_eq!(["PER", "LOC", "another version's", "other"].map(shown), [true, true, false, true]);
+        set("one", &[]);
+        assert!(shown("LOC"), "the same version has the same labels");
+        set("two", &["PER", "ORG"]);
+        ["LOC", "ORG"].into_iter().for_each(count);
+        assert_eq!(["PER", "LOC", "ORG", "other"].map(shown), [true, false, true, true]);
+        metrics.remove_adapter("a");
+        assert_eq!(["PER", "ORG", "other"].map(shown), [false; 3]);
+    }
+
+    #[test]
+    fn labels_past_the_bound_share_one_series() {
+        let metrics = Metrics::new(9);
+        let many = |prefix: &str| (0..LABEL_SERIES_MAX - 1).map(|at| format!("{prefix}{at:05}")).collect();
+        for name in ["a", "b"] {
+            metrics.add_adapter(name);
+            metrics.set_labels(name, "one", || many(name));
+        }
+        assert_eq!(metrics.result_label("a", "a19998"), "a19998");
+        assert_eq!(["b00000", "b00001"].map(|label| metrics.result_label("b", label)), ["b00000", "other"]);
+        metrics.remove_adapter("a");
+        metrics.set_labels("b", "two", || many("b"));
+        assert_eq!(metrics.result_label("b", "b00001"), "b00001");
+    }
+
+    #[test]
+    fn every_part_that_can_be_out_of_order_has_a_series_from_the_start() {
+        let text = Metrics::new(1).render();
+        for part in PARTS {
+            assert!(text.contains(&format!("trunkline_degraded{{part=\"{part}\"}} 0")), "{part}: {text}");
+        }
     }
 }

@@ -46,6 +46,16 @@ impl Template {
         self.0.iter().take_while(|slot| slot.is_special()).count()
     }
 
+    /// The largest id of a special token.
+    pub(super) fn id_max(&self) -> Option<u32> {
+        self.0.iter().filter(|slot| slot.is_special()).map(|slot| slot.id).max()
+    }
+
+    /// The largest segment that a token is put in.
+    pub(super) fn type_id_max(&self) -> u32 {
+        self.0.iter().map(|slot| slot.type_id).max().unwrap_or(0)
+    }
+
     /// The tokens `first` and `second` of `ids` in their places.
     pub(super) fn fill(&self, ids: &[u32], first: Range<usize>, second: Range<usize>) -> Window {
         let len = self.special_tokens() + first.len() + second.len();

@@ -1,6 +1,5 @@
 //! Text to tokens with byte offsets into the caller's own text, by the backbone's `tokenizer.json`.
 
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -9,9 +8,13 @@ use std::sync::LazyLock;
 use regex::Regex;
 use tokenizers::{Encoding as RawEncoding, ModelWrapper, Tokenizer as RawTokenizer};
 
+use crate::disk;
 use crate::domain::{Error, Result, TextInput};
 use crate::text::Window;
 use crate::text::template::Template;
+
+/// `tokenizer.json` in bytes: the largest vocabularies there are, 250,000 pieces with their scores, take a quarter.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// The backbone's tokenizer. Cheap to share; `encode` waits for no lock.
 ///
@@ -89,7 +92,7 @@ impl Tokenizer {
     /// Reads `tokenizer.json` of a Hugging Face folder; the file's own truncation and padding are switched off.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let json = fs::read(&path).map_err(|e| Error::from(e).context(path.display()))?;
+        let json = disk::read(&path, FILE_BYTES_MAX).map_err(|e| disk::failed(&path, e))?;
         Self::from_json(&json).map_err(|e| e.context(path.display()))
     }
 
@@ -154,6 +157,33 @@ impl Tokenizer {
     /// Special tokens that stand before the first token of a single text (or a pair).
     pub(super) fn special_tokens_before(&self, pair: bool) -> usize {
         self.template(pair).special_tokens_before()
+    }
+
+    /// `unprocessable` if this tokenizer can make what a network cannot read: a token past its `vocabulary`, a segment past its
+    /// `segments` (0: it ignores them), or special tokens that leave no room in `max_length` for one token of each text of a pair.
+    pub fn check_fits(&self, vocabulary: usize, segments: usize, max_length: usize) -> Result<()> {
+        let templates = [&self.single, &self.pair];
+        let special = templates.into_iter().filter_map(Template::id_max);
+        let known = self.inner.get_vocab(true).into_values();
+        let id = known.chain(special).max().unwrap_or(0) as usize;
+        if id >= vocabulary {
+            return Err(Error::unprocessable(format!(
+                "tokenizer.json has a token {id}, but the embeddings of the backbone have {vocabulary} rows: it is another model's"
+            )));
+        }
+        let segment = templates.into_iter().map(Template::type_id_max).max().unwrap_or(0) as usize;
+        if segments > 0 && segment >= segments {
+            return Err(Error::unprocessable(format!(
+                "tokenizer.json puts texts in segment {segment}, but the backbone has {segments} segments"
+            )));
+        }
+        let wanted = self.special_tokens(true) + 2;
+        if max_length < wanted {
+            return Err(Error::unprocessable(format!(
+                "the backbone reads {max_length} tokens at once; with the tokenizer's special tokens a pair of texts takes {wanted} at least"
+            )));
+        }
+        Ok(())
     }
 
     /// Special tokens added to a single text (and to a pair).

@@ -151,7 +151,7 @@ fn write_failure(mut response: Response, asked: &Asked, account: &Account) -> Re
 
 /// tonic's own refusal of a message that it could not read, before any handler of ours had it.
 fn unread_message(response: &Response, account: &Account) -> Option<Error> {
-    if account.is_handled() || !GRPC_METHODS.contains(account.route()) {
+    if account.is_handled() || !GRPC_METHODS.contains_key(account.route()) {
         return None;
     }
     let status = Status::from_header_map(response.headers())?;

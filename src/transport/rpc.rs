@@ -144,8 +144,8 @@ fn unread(unread_max: Duration) -> Status {
 }
 
 /// The status of a stream that ends because its next message could not be read; counted as what it is.
-fn unreadable(account: &Account, status: Status) -> Status {
-    let Some(failure) = of_unread_message(&status) else { return status };
+fn unreadable(account: &Account, message: Status) -> Status {
+    let Some(failure) = of_unread_message(&message) else { return message };
     account.set_failure(&failure);
     status(&failure)
 }

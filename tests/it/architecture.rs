@@ -4,16 +4,17 @@ use std::fs;
 use std::path::Path;
 
 /// Bottom first. A layer names itself and the layers beside it; `app` may name all.
-const LAYERS: [(&str, &str); 10] = [
+const LAYERS: [(&str, &str); 11] = [
     ("domain", ""),
     ("telemetry", ""),
-    ("text", "domain"),
-    ("model", "domain"),
-    ("backbone", "domain"),
-    ("adapter", "domain model"),
+    ("disk", "domain"),
+    ("text", "domain disk"),
+    ("model", "domain disk"),
+    ("backbone", "domain disk"),
+    ("adapter", "domain disk model"),
     ("engine", "domain telemetry model adapter"),
     ("training", "domain telemetry text model adapter"),
-    ("serving", "domain telemetry text adapter engine training"),
+    ("serving", "domain telemetry disk text adapter engine training"),
     ("transport", "domain telemetry serving"),
 ];
 

@@ -11,18 +11,18 @@ const BINARY: &str = env!("CARGO_BIN_EXE_trunkline");
 const START_MAX: Duration = Duration::from_secs(120);
 
 /// A started server; killed with the test.
-struct Running {
+pub(crate) struct Running {
     process: Child,
     address: String,
 }
 
 impl Running {
-    fn start(folder: &Path) -> Self {
+    pub(crate) fn start(folder: &Path) -> Self {
         crate::support::default_backbone();
         Self::start_with(folder, &[])
     }
 
-    fn start_with(folder: &Path, flags: &[&str]) -> Self {
+    pub(crate) fn start_with(folder: &Path, flags: &[&str]) -> Self {
         Self::start_command(Command::new(BINARY), folder, flags)
     }
 
@@ -65,7 +65,7 @@ impl Running {
     }
 
     /// One request on a connection of its own: status and body; (0, "") if nothing answers.
-    fn request(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+    pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let Ok(stream) = TcpStream::connect(&self.address) else { return (0, String::new()) };
         write(&stream, method, path, body);
         read(stream)
@@ -107,11 +107,11 @@ fn read(mut stream: TcpStream) -> (u16, String) {
     (status, text.split_once("\r\n\r\n").map_or_else(String::new, |(_head, body)| body.to_owned()))
 }
 
-fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     Command::new(BINARY).args(arguments).output().unwrap()
 }
 
-fn import(folder: &Path, name: &str, fixture: &str, labels: &str) {
+pub(crate) fn import(folder: &Path, name: &str, fixture: &str, labels: &str) {
     crate::support::default_backbone();
     let adapters = folder.join("adapters");
     let source = format!("tests/fixtures/peft/{fixture}");

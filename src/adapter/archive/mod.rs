@@ -9,7 +9,7 @@ use tar::{Archive, Builder, Entry, EntryType, Header};
 
 use crate::adapter::AdapterFiles;
 use crate::adapter::files::{CARD_NAME, CONCEPTS_NAME, CONFIG_NAME, FILES_BYTES_MAX, WEIGHTS_NAME};
-use crate::domain::{Error, Result};
+use crate::domain::{Error, Problems, Result};
 
 /// PEFT writes three files; with checkpoints' extras it is a dozen.
 const ENTRIES_MAX: usize = 64;
@@ -158,7 +158,7 @@ impl Found {
         match (take(CONFIG_NAME), take(WEIGHTS_NAME)) {
             (Ok(config), Ok(weights)) => Ok(AdapterFiles { config, weights, card, concepts }),
             (config, weights) => {
-                let problems = [config.err(), weights.err()].into_iter().flatten().collect();
+                let problems: Problems = [config.err(), weights.err()].into_iter().flatten().collect();
                 Err(Error::unprocessable("the archive holds no PEFT adapter").with_problems(problems))
             }
         }

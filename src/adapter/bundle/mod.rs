@@ -9,10 +9,10 @@ use crate::adapter::claims::Claims;
 use crate::adapter::config::FEATURE_EXTRACTION;
 use crate::adapter::names::{lora_a, lora_b, lora_b_bias, module_name};
 use crate::adapter::pooler::Pooler;
-use crate::adapter::targets::Targets;
+use crate::adapter::targets::resolve;
 use crate::adapter::weights::{self, NamedTensors};
 use crate::adapter::{AdapterCard, AdapterFiles, LoraConfig};
-use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, Result};
+use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, Problems, Result};
 use crate::model::{Architecture, ConceptHead, Delta, Encoder, Head, HeadKind, LoraWeights, Site, TaskHead};
 
 /// Everything an engine or trainer needs of one adapter version. Tensors are f32 on the encoder's device.
@@ -52,7 +52,7 @@ impl AdapterBundle {
                 card.backbone_fingerprint
             )));
         }
-        let mut problems = Vec::new();
+        let mut problems = Problems::new();
         let mut tensors = weights::parse(&files.weights, encoder.device(), &mut problems)?;
         if config.wraps_encoder() {
             let prefix = encoder.config().architecture.task_prefix();
@@ -79,7 +79,7 @@ impl AdapterBundle {
         };
         let targets = targets_of(&config, encoder)?;
         if targets.is_empty() {
-            claims.problems.push("target_modules matches no module of the backbone".to_owned());
+            claims.problems.push("target_modules matches no module of the backbone");
         }
         let deltas = targets.iter().filter_map(|target| claims.take_delta(target)).collect();
         let kind = head_kind(card.family);
@@ -204,17 +204,15 @@ impl AdapterBundle {
 
 /// The linears that `config` chooses, ascending.
 pub(crate) fn targets_of(config: &LoraConfig, encoder: &Encoder) -> Result<Vec<Target>> {
-    let patterns = Targets::new(config)?;
-    let mut targets = Vec::new();
-    for site in encoder.sites() {
-        let module = module_name(encoder.config().architecture, site);
-        if patterns.contains(&module)? {
-            let (rank, scale) = patterns.rank_and_scale(&module)?;
-            let (outputs, inputs) = encoder.site_shape(site);
-            targets.push(Target { site, module, rank, scale, outputs, inputs });
-        }
-    }
-    Ok(targets)
+    let sites = encoder.sites();
+    let modules: Vec<String> = sites.iter().map(|&site| module_name(encoder.config().architecture, site)).collect();
+    let updates = resolve(config, &modules)?;
+    let target = |((site, module), update): ((Site, String), Option<(usize, f64)>)| {
+        let (rank, scale) = update?;
+        let (outputs, inputs) = encoder.site_shape(site);
+        Some(Target { site, module, rank, scale, outputs, inputs })
+    };
+    Ok(sites.into_iter().zip(modules).zip(updates).filter_map(target).collect())
 }
 
 pub(crate) fn head_kind(family: Family) -> HeadKind {
@@ -232,18 +230,18 @@ fn task_type(family: Family, head: HeadForm) -> &'static str {
     }
 }
 
-fn check_card(config: &LoraConfig, card: &AdapterCard, encoder: &Encoder, problems: &mut Vec<String>) {
+fn check_card(config: &LoraConfig, card: &AdapterCard, encoder: &Encoder, problems: &mut Problems) {
     if config.family().is_some_and(|family| family != card.family) {
         let task_type = config.task_type.as_deref().unwrap_or_default();
-        problems.push(format!("family {} contradicts task_type {task_type:?}", card.family));
+        problems.push(format_args!("family {} contradicts task_type {task_type:?}", card.family));
     }
     if config.task_type.is_some() && config.wraps_encoder() == (card.head == HeadForm::Labels) {
         let (head, task_type) = (card.head.as_str(), config.task_type.as_deref().unwrap_or_default());
-        problems.push(format!("head {head:?} contradicts task_type {task_type:?}"));
+        problems.push(format_args!("head {head:?} contradicts task_type {task_type:?}"));
     }
     let max_length = encoder.config().max_length;
     if card.max_length > max_length {
-        problems.push(format!("max_length {} is over the backbone's {max_length}", card.max_length));
+        problems.push(format_args!("max_length {} is over the backbone's {max_length}", card.max_length));
     }
 }
 

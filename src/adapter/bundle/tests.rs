@@ -43,9 +43,9 @@ fn fresh(fields: &str, family: Family, encoder: &Encoder) -> AdapterBundle {
 }
 
 fn tensors(files: &AdapterFiles) -> NamedTensors {
-    let mut problems = Vec::new();
+    let mut problems = Problems::new();
     let tensors = weights::parse(&files.weights, &Device::Cpu, &mut problems).unwrap();
-    assert_eq!(problems, Vec::<String>::new());
+    assert_eq!(problems, Problems::new());
     tensors
 }
 
@@ -103,7 +103,7 @@ fn an_adapter_that_compares_with_names_keeps_its_head_in_a_file_of_its_own() {
         assert_eq!(LoraConfig::from_json(&files.config).unwrap().task_type.as_deref(), Some("FEATURE_EXTRACTION"));
         assert!(tensors(&files).keys().all(|name| name.starts_with("encoder.layer.") && name.contains("lora_")));
         let concepts =
-            weights::parse_concepts(files.concepts.as_ref().unwrap(), &Device::Cpu, &mut Vec::new()).unwrap();
+            weights::parse_concepts(files.concepts.as_ref().unwrap(), &Device::Cpu, &mut Problems::new()).unwrap();
         assert_eq!(concepts.keys().map(String::as_str).collect::<Vec<_>>().join(" "), own);
         let read = AdapterBundle::read(&files, &encoder, &fingerprint()).unwrap();
         assert_eq!(read.to_files(&encoder).unwrap(), files);

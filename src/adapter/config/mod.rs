@@ -1,5 +1,5 @@
 //! PEFT's `adapter_config.json`: what we honour of it, and a refusal by name of everything else that would change the numbers.
-//! Leaves to `targets` which modules it means.
+//! Leaves to `targets` which modules it means, and how many patterns may say so.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::adapter::targets::Targets;
-use crate::domain::{Error, Family, Result};
+use crate::adapter::targets;
+use crate::domain::{Error, Family, Problems, Result};
 
 /// Ranks past this cost more than the backbone's own product at any hidden size we serve.
 pub(crate) const RANK_MAX: usize = 512;
@@ -112,7 +112,7 @@ impl LoraConfig {
         }
         let map = serde_json::from_slice(json)
             .map_err(|e| Error::unprocessable(format!("adapter_config.json is not a JSON object: {e}")))?;
-        let mut keys = Keys { map, problems: Vec::new() };
+        let mut keys = Keys { map, problems: Problems::new() };
         let config = Self::take_from(&mut keys);
         keys.refuse_the_rest();
         config.check(keys.problems).map(|()| config)
@@ -122,10 +122,10 @@ impl LoraConfig {
         let defaults = Self::default();
         let targets = keys.take::<Selector>("target_modules").map(TargetModules::from);
         if targets.is_none() {
-            keys.problems.push("target_modules is missing".to_owned());
+            keys.problems.push("target_modules is missing");
         }
         if keys.take::<String>("peft_type").is_none_or(|kind| kind != "LORA") {
-            keys.problems.push("peft_type is not \"LORA\", the only one supported".to_owned());
+            keys.problems.push("peft_type is not \"LORA\", the only one supported");
         }
         keys.refuse_moved_weights();
         Self {
@@ -152,7 +152,8 @@ impl LoraConfig {
     }
 
     /// What a single key cannot know; fails with these problems and those found before.
-    pub(crate) fn check(&self, mut problems: Vec<String>) -> Result<()> {
+    pub(crate) fn check(&self, mut problems: Problems) -> Result<()> {
+        problems.extend(targets::check(self));
         let mut refuse_if = |bad: bool, problem: String| problems.extend(bad.then_some(problem));
         for (name, &rank) in std::iter::once(("r", &self.rank)).chain(self.rank_pattern.iter().map(|(k, v)| (&**k, v)))
         {
@@ -187,7 +188,6 @@ impl LoraConfig {
             by_layer && !by_name,
             "layers_to_transform and layers_pattern need target_modules to be a list of names".to_owned(),
         );
-        problems.extend(Targets::new(self).err().map(|error| error.message().to_owned()));
         if problems.is_empty() {
             return Ok(());
         }
@@ -248,6 +248,14 @@ impl LoraConfig {
 }
 
 impl TargetModules {
+    /// What has to be compiled.
+    pub(crate) fn expression(&self) -> Option<&str> {
+        match self {
+            Self::Regex(pattern) => Some(pattern),
+            Self::Suffixes(_) | Self::AllLinear => None,
+        }
+    }
+
     fn to_json(&self) -> Value {
         match self {
             Self::Suffixes(names) => json!(names),
@@ -265,14 +273,14 @@ fn number(value: f64) -> Value {
 /// The object's keys; those that were read are gone.
 struct Keys {
     map: Map<String, Value>,
-    problems: Vec<String>,
+    problems: Problems,
 }
 
 impl Keys {
     /// None for a key that is missing, null, or (noted) of the wrong type.
     fn take<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
         let value = self.map.remove(key).filter(|value| !value.is_null())?;
-        serde_json::from_value(value).map_err(|e| self.problems.push(format!("{key}: {e}"))).ok()
+        serde_json::from_value(value).map_err(|e| self.problems.push(format_args!("{key}: {e}"))).ok()
     }
 
     /// A list, or one item that stands for a list; an empty one of either is none at all.
@@ -291,7 +299,7 @@ impl Keys {
             Some(other) => Err(other.to_string()),
         };
         if let Err(name) = plain {
-            self.problems.push(format!(
+            self.problems.push(format_args!(
                 "init_lora_weights {name:?} changes the backbone's own weights, which is not supported: convert the adapter to plain LoRA"
             ));
         }
@@ -300,9 +308,9 @@ impl Keys {
     /// A key we do not know is harmless only as long as it is switched off.
     fn refuse_the_rest(&mut self) {
         let used = |(key, value): &(&String, &Value)| !HISTORY.contains(&key.as_str()) && !is_off(value);
-        let refused =
-            self.map.iter().filter(used).map(|(key, value)| format!("{key} = {} is not supported", shorten(value)));
-        self.problems.extend(refused);
+        for (key, value) in self.map.iter().filter(used) {
+            self.problems.push(format_args!("{key} = {} is not supported", shorten(value)));
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use crate::domain::{Error, Result};
+use crate::disk::failed;
+use crate::domain::Result;
 
 /// The file system, one step at a time.
 #[derive(Debug, Default)]
@@ -63,6 +64,14 @@ impl Disk {
         })
     }
 
+    /// Removes a folder with nothing in it; one with something in it, or none, is fine.
+    pub(super) fn remove_empty_folder(&self, path: &Path) -> Result<()> {
+        self.step(path, || match fs::remove_dir(path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => Ok(()),
+            result => result,
+        })
+    }
+
     pub(super) fn remove_folder(&self, path: &Path) -> Result<()> {
         self.step(path, || fs::remove_dir_all(path))
     }
@@ -94,14 +103,4 @@ impl Disk {
             }
         }
     }
-}
-
-/// A full disk is the operator's to mend and may be over soon; everything else is unexpected.
-pub(super) fn failed(path: &Path, error: io::Error) -> Error {
-    let message = format!("{}: {error}", path.display());
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::unavailable(message),
-        _ => Error::internal(message),
-    }
-    .with_source(error)
 }

@@ -33,7 +33,7 @@ type Seen = Vec<(String, Option<u32>, Vec<(u32, u8)>)>;
 
 fn seen(store: &AdapterStore) -> Seen {
     let (entries, broken) = store.list().unwrap();
-    assert_eq!(broken, Vec::<String>::new());
+    assert_eq!(broken, []);
     let contents = |entry: &AdapterEntry, version: u32| store.read(&entry.name, version).unwrap().config[0];
     let versions = |entry: &AdapterEntry| {
         entry.versions.iter().map(|v| (v.version, contents(entry, v.version))).collect::<Vec<_>>()

@@ -151,7 +151,8 @@ fn export(args: &ExportArgs) -> Result<()> {
 }
 
 fn verify(store: &AdapterStore) -> Result<()> {
-    let (entries, mut problems) = store.list()?;
+    let (entries, unreadable) = store.list()?;
+    let mut problems: Vec<String> = unreadable.iter().map(ToString::to_string).collect();
     for entry in &entries {
         for version in &entry.versions {
             match store.read(&entry.name, version.version) {

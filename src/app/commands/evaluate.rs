@@ -76,7 +76,7 @@ const LONG_ROW_WORDS: usize = 128;
 pub(super) fn split_of_file(path: &Path, family: DatasetFamily) -> Result<Split> {
     let (report, split) = dataset::read(family, &read_file(path)?, &[], LONG_ROW_WORDS)?;
     split.ok_or_else(|| {
-        let problems = report.errors.iter().map(|f| f.message.clone()).collect();
+        let problems: Vec<String> = report.errors.iter().map(|f| f.message.clone()).collect();
         Error::unprocessable(format!("{}: this data is refused", path.display())).with_problems(problems)
     })
 }

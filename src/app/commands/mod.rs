@@ -8,6 +8,7 @@ pub(super) mod evaluate;
 pub(super) mod openapi;
 pub(super) mod predict;
 pub(super) mod serve;
+pub(super) mod store;
 pub(super) mod study;
 pub(super) mod train;
 

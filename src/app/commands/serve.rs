@@ -18,10 +18,11 @@ use crate::app::wiring::{
     ADAPTER_SERIES_MAX, BATCH_TOKENS, DEFAULT_BACKBONE, Model, ModelArgs, QUEUE_TOKENS, StoreArgs, block_on_and_leave,
 };
 use crate::backbone::BackboneCache;
-use crate::domain::{Error, Result};
+use crate::disk;
+use crate::domain::{Error, ErrorKind, Result};
 use crate::engine::{Engine, EngineConfig};
 use crate::serving::jobs::{Jobs, JobsConfig};
-use crate::serving::{BackboneJournal, Backbones, DatasetService, Health, Inference, InferenceConfig};
+use crate::serving::{BackboneJournal, Backbones, DatasetService, Health, Inference, InferenceConfig, Part, degrade};
 use crate::telemetry::Metrics;
 use crate::transport::{INPUTS_MAX, Server, Services, TransportConfig};
 
@@ -117,8 +118,8 @@ pub(in crate::app) fn run(args: ServeArgs, signals: &Heard) -> Result<()> {
     args.check()?;
     let transport = args.transport()?;
     transport.check()?;
-    let journal = BackboneJournal::open(args.state_dir.join("backbones.json"))?;
-    let model = args.load(&journal)?;
+    let journal = BackboneJournal::open(args.state_dir.join("backbones.json"));
+    let (model, journal) = args.load(journal)?;
     make_room_for_connections(args.max_connections);
     block_on_and_leave(serve(args, transport, model, journal, signals))
 }
@@ -132,13 +133,15 @@ async fn serve(
 ) -> Result<()> {
     let health = Arc::new(Health::default());
     let services = args.services(&model, journal, &health).await?;
-    let (inference, jobs) = (services.inference.clone(), services.jobs.clone());
+    let (inference, jobs, metrics) = (services.inference.clone(), services.jobs.clone(), services.metrics.clone());
     // The first probe warms the engine, so that ready means ready.
     let watchdog = Watchdog { inference: inference.clone(), health: health.clone(), metrics: services.metrics.clone() };
     watchdog.probe().await;
     let stop = signals.take_over();
     let server = Server::start(services, transport).await?;
-    announce(&args.state_dir, &server)?;
+    if let Err(error) = announce(&args.state_dir, &server) {
+        degrade(&metrics, Part::State, &error);
+    }
     let watching = tokio::spawn(watchdog.watch());
     let signal = stop.signalled().await?;
     info!(signal, drain_timeout_s = args.drain_timeout, "draining");
@@ -200,16 +203,24 @@ impl ServeArgs {
         })
     }
 
-    /// The backbone asked for, else the one that was activated last, else the default one.
-    fn load(&self, journal: &BackboneJournal) -> Result<Model> {
-        let asked = self.model.backbone.as_deref();
-        let name = asked.or(journal.active()).unwrap_or(DEFAULT_BACKBONE);
-        let model = self.model.load_from(&self.backbones_cache(), name).map_err(|error| match asked {
-            None => error.context("the backbone that was activated last (--backbone takes another)"),
-            Some(_) => error,
-        })?;
+    /// The backbone asked for, else the one that was activated last, else the default one. If the second cannot be had the default one
+    /// serves what it can, and the journal goes on naming the other.
+    fn load(&self, journal: BackboneJournal) -> Result<(Model, BackboneJournal)> {
+        let cache = self.backbones_cache();
+        let last = journal.active().filter(|last| self.model.backbone.is_none() && *last != DEFAULT_BACKBONE);
+        let (model, journal) = match last.map(|last| self.model.load_from(&cache, last)) {
+            Some(Ok(model)) => (model, journal),
+            Some(Err(error)) => {
+                let error = error.context("the backbone that was activated last (--backbone takes another)");
+                (self.model.load_from(&cache, DEFAULT_BACKBONE)?, journal.distrusted(error))
+            }
+            None => {
+                let name = self.model.backbone.as_deref().unwrap_or(DEFAULT_BACKBONE);
+                (self.model.load_from(&cache, name)?, journal)
+            }
+        };
         fits(self.max_batch_tokens, &model)?;
-        Ok(model)
+        Ok((model, journal))
     }
 
     /// The cache, and beside it what jobs left in the state folder.
@@ -229,10 +240,33 @@ impl ServeArgs {
         let backbones = Backbones::start(model.backbone()?, Some(Arc::new(source)), Some(journal), metrics.clone());
         let engine = Engine::start(&EngineConfig { threads: model.threads, prefix_cache_bytes: self.prefix_cache })?;
         let registry = self.store.registry(backbones, metrics.clone()).await?;
-        let datasets = Arc::new(DatasetService::open(self.state_dir.join("datasets"))?);
-        let jobs = Jobs::start(registry.clone(), datasets.clone(), metrics.clone(), self.jobs(model)).await?;
+        let datasets = Arc::new(self.datasets(&metrics));
+        let jobs = match Jobs::start(registry.clone(), datasets.clone(), metrics.clone(), self.jobs(model)).await {
+            // Two servers on one state folder: a mistake of whoever started them, not damage.
+            Err(error) if error.kind() == ErrorKind::Conflict => return Err(error),
+            Err(error) => {
+                degrade(&metrics, Part::Jobs, &error);
+                Jobs::unavailable(error)
+            }
+            Ok(jobs) => jobs,
+        };
         let inference = Inference::start(registry, engine, metrics.clone(), self.inference(model));
         Ok(Services { inference, datasets, jobs, health: health.clone(), metrics })
+    }
+
+    /// Those that can be read; if there can be none at all, a stand-in that says why.
+    fn datasets(&self, metrics: &Metrics) -> DatasetService {
+        let root = self.state_dir.join("datasets");
+        let checked =
+            DatasetService::open(root.clone()).and_then(|service| Ok((service.check(false, false)?, service)));
+        let (damaged, service) = checked.unwrap_or_else(|error| {
+            degrade(metrics, Part::Datasets, &error);
+            (Vec::new(), DatasetService::unavailable(root, error))
+        });
+        for damage in damaged {
+            degrade(metrics, Part::Datasets, &Error::unavailable(damage.why));
+        }
+        service
     }
 
     fn inference(&self, model: &Model) -> InferenceConfig {
@@ -274,15 +308,10 @@ pub(super) fn key(file: Option<&Path>, variable: &str) -> Result<Option<String>>
 
 /// Logs the bound addresses and writes `STATE_DIR/listen` for scripts.
 fn announce(state_dir: &Path, server: &Server) -> Result<()> {
-    std::fs::create_dir_all(state_dir).map_err(|e| Error::from(e).context(state_dir.display()))?;
-    let path = state_dir.join("listen");
-    let fresh = state_dir.join(".listen.tmp");
-    std::fs::write(&fresh, format!("{}\n", server.address))
-        .and_then(|()| std::fs::rename(&fresh, &path))
-        .map_err(|e| Error::from(e).context(path.display()))?;
     let admin = server.admin_address.map_or_else(|| "same".to_owned(), |a| a.to_string());
     info!(address = %server.address, admin, "listening");
-    Ok(())
+    let path = state_dir.join("listen");
+    disk::replace(&path, format!("{}\n", server.address).as_bytes()).map_err(|e| disk::failed(&path, e))
 }
 
 /// Between two probes of the engine.

@@ -1,11 +1,13 @@
 //! What `config.json` says of an encoder, in one set of words for every architecture; their own words are in `dialects`.
 
 mod dialects;
+mod sizes;
 
 use serde_json::Value;
 
 use crate::domain::{Error, Result};
 use crate::model::config::dialects::{Bert, DistilBert, ModernBert};
+use crate::model::config::sizes::refuse_too_large;
 use crate::model::{Architecture, Linear};
 
 /// The function between a feed-forward block's two products.
@@ -69,6 +71,7 @@ impl EncoderConfig {
         let refused = |e: serde_json::Error| Error::unprocessable(format!("config.json: {e}")).with_source(e);
         let value: Value = serde_json::from_slice(json).map_err(refused)?;
         let architecture = Architecture::from_model_type(value["model_type"].as_str().unwrap_or_default())?;
+        refuse_too_large(&value)?;
         let config = match architecture {
             Architecture::DistilBert => serde_json::from_value::<DistilBert>(value).map_err(refused)?.into_config(),
             Architecture::ModernBert => serde_json::from_value::<ModernBert>(value).map_err(refused)?.into_config(),
@@ -110,6 +113,13 @@ impl EncoderConfig {
                 "config.json: sizes must be positive and heads divide the hidden size, got {hidden} for {heads} heads"
             )));
         }
+        let is_small = |value: f64| value.is_finite() && value >= 0.0;
+        let thetas = self.attention.iter().filter_map(|layer| layer.rope_theta);
+        if !is_small(self.layer_norm_eps) || thetas.clone().any(|theta| !(theta.is_finite() && theta > 0.0)) {
+            return Err(Error::unprocessable(
+                "config.json: an epsilon must not be negative, and a rope_theta must be positive",
+            ));
+        }
         if self.attention.iter().any(|layer| layer.rope_theta.is_some()) && !self.head_size().is_multiple_of(2) {
             return Err(Error::unprocessable("config.json: rotary positions need an even head size"));
         }
@@ -150,6 +160,46 @@ mod tests {
             let error = parse(&BERT.replace(from, to)).unwrap_err();
             assert!(error.message().contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn a_size_that_no_machine_holds_is_refused_before_anything_is_built() {
+        for (from, to, named) in [
+            ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1000000000", "num_hidden_layers is 1000000000"),
+            ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1e300", "num_hidden_layers is 1e+300"),
+            ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "sizes must be positive"),
+            ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": -1", "-1"),
+            ("\"hidden_size\": 8", "\"hidden_size\": 1099511627776", "hidden_size"),
+            ("\"vocab_size\": 9", "\"vocab_size\": 18446744073709551615", "vocab_size"),
+            ("\"intermediate_size\": 16", "\"intermediate_size\": 4294967296", "intermediate_size"),
+            ("\"max_position_embeddings\": 514", "\"max_position_embeddings\": 100000000", "max_position_embeddings"),
+            ("\"max_position_embeddings\": 514", "\"max_position_embeddings\": 1", "sizes must be positive"),
+            ("\"pad_token_id\": 1", "\"pad_token_id\": 18446744073709551615", "pad_token_id"),
+            ("\"pad_token_id\": 1", "\"type_vocab_size\": 18446744073709551615", "type_vocab_size"),
+            ("\"pad_token_id\": 1", "\"layer_norm_eps\": -1.0", "epsilon"),
+        ] {
+            for model_type in ["bert", "roberta"] {
+                let json = BERT.replace(from, to).replace("\"bert\"", &format!("{model_type:?}"));
+                match parse(&json) {
+                    Err(error) => {
+                        assert!(error.message().contains(named) || named.contains("positive"), "{to}: {error}")
+                    }
+                    Ok(config) => assert!(model_type == "bert" && named.contains("positive"), "{to}: {config:?}"),
+                }
+            }
+        }
+        for (field, named) in [
+            (r#", "local_attention": 18446744073709551615"#, "local_attention"),
+            (r#", "global_rope_theta": 0.0"#, "rope_theta"),
+            (r#", "rope_parameters": {"full_attention": {"rope_theta": -1.0}}"#, "rope_theta"),
+        ] {
+            let error = parse(&MODERN.replace("EXTRA", field)).unwrap_err();
+            assert!(error.message().contains(named), "{field}: {error}");
+        }
+        let distil = r#"{"model_type": "distilbert", "vocab_size": 9, "dim": 8, "n_layers": 1000000000, "n_heads": 2, "hidden_dim": 16,
+            "max_position_embeddings": 512, "activation": "gelu"}"#;
+        let error = parse(distil).unwrap_err();
+        assert!(error.message().contains("n_layers is 1000000000; at most 256"), "{error}");
     }
 
     #[test]

@@ -8,11 +8,12 @@ mod journal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::domain::{BackboneIdentity, Digest, Error, ErrorKind, Result};
 use crate::engine::{ResidentBackbone, give_back_memory};
@@ -92,6 +93,8 @@ pub struct Backbones {
     /// None: what the process started with is all there is.
     source: Option<Arc<dyn BackboneSource>>,
     journal: Option<BackboneJournal>,
+    /// Whether what was resident before this start was brought back: until then the journal keeps saying what that was.
+    settled: AtomicBool,
     changes: Mutex<()>,
     metrics: Arc<Metrics>,
 }
@@ -107,7 +110,8 @@ impl Backbones {
         let active = Arc::new(active);
         let set = Set { resident: vec![active.clone()], active };
         show(&metrics, &[], &set);
-        Arc::new(Self { set: ArcSwap::from_pointee(set), source, journal, changes: Mutex::default(), metrics })
+        let (set, settled) = (ArcSwap::from_pointee(set), AtomicBool::new(false));
+        Arc::new(Self { set, source, journal, settled, changes: Mutex::default(), metrics })
     }
 
     /// Computes what names no adapter, and is trained on.
@@ -150,9 +154,23 @@ impl Backbones {
         blocking(move || Ok(source.names())).await
     }
 
-    /// Names and fingerprints of those that were resident when the set last changed, before this start.
-    pub(super) fn remembered(&self) -> Vec<BackboneIdentity> {
-        self.journal.as_ref().map(BackboneJournal::before).unwrap_or_default()
+    /// Names and fingerprints of those that were resident when the set last changed, before this start; or why nobody knows.
+    pub(super) fn remembered(&self) -> Result<Vec<BackboneIdentity>> {
+        self.journal.as_ref().map_or(Ok(Vec::new()), BackboneJournal::before)
+    }
+
+    /// Everything that could be loaded. All of it is hashed, so this is for a start without a journal.
+    pub(super) async fn available(&self) -> Vec<BackboneIdentity> {
+        let mut found = Vec::new();
+        for name in self.names().await.unwrap_or_default() {
+            match self.find(&name).await {
+                Ok(backbone) => found.push(backbone.identity),
+                Err(error) => warn!(backbone = name, %error, "a backbone cannot be read"),
+            }
+        }
+        found.sort_by(|a, b| a.fingerprint.as_str().cmp(b.fingerprint.as_str()));
+        found.dedup_by(|a, b| a.fingerprint == b.fingerprint);
+        found
     }
 
     /// Held over a change of the set, from the look at it to the swap.
@@ -229,6 +247,7 @@ impl Backbones {
 
     /// Writes the set as it is to the journal: what was resident before this start and is not wanted any more is forgotten.
     pub(super) async fn settle(&self) -> Result<()> {
+        self.settled.store(true, Ordering::SeqCst);
         self.swap(|_same| ()).await
     }
 
@@ -237,7 +256,7 @@ impl Backbones {
         let before = self.set.load_full();
         let mut next = Set::clone(&before);
         change(&mut next);
-        if let Some(journal) = self.journal.clone() {
+        if let Some(journal) = self.journal.clone().filter(|_| self.settled.load(Ordering::SeqCst)) {
             let active = BackboneIdentity::clone(next.active.identity());
             let resident = next.resident.iter().map(|one| BackboneIdentity::clone(one.identity())).collect();
             blocking(move || journal.write(&active, resident)).await?;

@@ -1,6 +1,6 @@
 //! `dataset.json`, and how files come to be on disk whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
@@ -8,11 +8,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
+use crate::disk::read_if_there;
 use crate::domain::{Cancel, Digest, Error, Result};
 use crate::training::dataset::{DoctorReport, Split};
 
 /// What a dataset is; replacing it by rename is what makes an upload visible.
 pub(super) const MANIFEST: &str = "dataset.json";
+
+/// The manifest in bytes: sixteen splits, each with the report of thousands of labels.
+const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
 /// Temporary files and folders begin so; no dataset or split may, and what is left of them is swept.
 pub(super) const TEMPORARY: &str = ".tmp-";
@@ -43,12 +47,16 @@ impl Manifest {
     /// None: no such dataset.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MANIFEST);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| {
-                Error::internal(format!("{} is damaged: {source}", path.display())).with_source(source)
-            }),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(storage_error(e)),
+        let damaged = |why: &dyn std::fmt::Display| {
+            let path = path.display();
+            Error::unavailable(format!(
+                "{path} is damaged: {why}; upload the dataset again after `trunkline store check --repair`"
+            ))
+        };
+        match read_if_there(&path, MANIFEST_BYTES_MAX) {
+            Ok(Some(bytes)) => serde_json::from_slice(&bytes).map(Some).map_err(|source| damaged(&source)),
+            Ok(None) => Ok(None),
+            Err(e) => Err(damaged(&e)),
         }
     }
 
@@ -137,6 +145,9 @@ pub(super) fn storage_error(source: io::Error) -> Error {
             "no space left for datasets on the server's disk; nothing was stored: delete some, or make room in the state folder",
         )
         .with_source(source),
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+            Error::unavailable(format!("the dataset store cannot be written: {source}")).with_source(source)
+        }
         _ => Error::from(source).context("the dataset store"),
     }
 }
@@ -150,7 +161,9 @@ mod tests {
         for (kind, code) in [
             (ErrorKind::StorageFull, "unavailable"),
             (ErrorKind::QuotaExceeded, "unavailable"),
-            (ErrorKind::PermissionDenied, "internal"),
+            (ErrorKind::ReadOnlyFilesystem, "unavailable"),
+            (ErrorKind::PermissionDenied, "unavailable"),
+            (ErrorKind::Other, "internal"),
         ] {
             assert_eq!(storage_error(kind.into()).kind().code(), code, "{kind}");
         }

@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
+use crate::disk::{Damage, read};
 use crate::domain::{AdapterName, Cancel, DataRef, Error, Excerpt, Hyperparameters, Result};
 use crate::serving::long_work::LongWork;
 use crate::training::dataset::{self, DatasetFamily, DoctorReport, OtherSplit, Split};
@@ -23,6 +24,9 @@ const DATASETS_MAX: usize = 1000;
 
 /// Splits of one dataset: each upload reads all of them to find rows they share.
 const SPLITS_MAX: usize = 16;
+
+/// A split's file in bytes: larger than any upload.
+const SPLIT_BYTES_MAX: u64 = 1 << 30;
 
 /// Names that an error lists; more help nobody.
 const NAMES_SHOWN_MAX: usize = 20;
@@ -53,6 +57,8 @@ pub struct DatasetInfo {
 #[derive(Debug)]
 pub struct DatasetService {
     root: PathBuf,
+    /// Why there are no datasets at all.
+    out_of_order: Option<Error>,
     /// Held to write by what changes files, to read by what needs a manifest and its files to belong together.
     files: RwLock<()>,
     uploads: LongWork,
@@ -62,9 +68,53 @@ impl DatasetService {
     /// Makes the folder if it is not there, and sweeps what an interrupted upload left.
     pub fn open(root: PathBuf) -> Result<Self> {
         fs::create_dir_all(&root).map_err(|e| storage_error(e).context(root.display()))?;
-        let service = Self { root, files: RwLock::new(()), uploads: LongWork::new("uploads", UPLOADS_AT_ONCE_MAX) };
-        service.sweep().map_err(storage_error)?;
+        let service = Self::over(root, None);
+        service.sweep().unwrap_or_else(|error| warn!(%error, "what interrupted uploads left stays"));
         Ok(service)
+    }
+
+    /// Stands for datasets that cannot be had: every method answers `unavailable` with this reason.
+    pub fn unavailable(root: PathBuf, why: Error) -> Self {
+        Self::over(root, Some(why.into_unavailable()))
+    }
+
+    fn over(root: PathBuf, out_of_order: Option<Error>) -> Self {
+        Self { root, out_of_order, files: RwLock::new(()), uploads: LongWork::new("uploads", UPLOADS_AT_ONCE_MAX) }
+    }
+
+    fn require_order(&self) -> Result<()> {
+        self.out_of_order.clone().map_or(Ok(()), Err)
+    }
+
+    /// Datasets that are damaged: the manifest, and with `deeply` also the rows against their digests. With `repair` each is moved
+    /// aside.
+    pub fn check(&self, deeply: bool, repair: bool) -> Result<Vec<Damage>> {
+        let _writing = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let mut found = Vec::new();
+        for name in self.names()? {
+            if let Err(error) = self.check_one(&name, deeply) {
+                let damage = Damage::new(&self.folder(&name), error.message());
+                found.push(if repair { self.set_aside(&name, damage) } else { damage });
+            }
+        }
+        Ok(found)
+    }
+
+    fn check_one(&self, name: &str, deeply: bool) -> Result<()> {
+        let Some(manifest) = Manifest::read(&self.folder(name))? else { return Ok(()) };
+        let family = manifest.family.parse()?;
+        let splits = manifest.splits.iter().filter(|_| deeply);
+        splits.map(|stored| self.load(name, family, stored, &Cancel::default())).try_for_each(|split| split.map(drop))
+    }
+
+    /// Under a name that is no dataset's, so that it is in nobody's way.
+    fn set_aside(&self, name: &str, damage: Damage) -> Damage {
+        let hidden = self.root.join(format!(".{name}"));
+        if let Err(error) = fs::rename(&damage.path, &hidden) {
+            return Damage { why: format!("{}; it cannot be moved aside: {error}", damage.why), ..damage };
+        }
+        let aside = Damage { path: hidden, why: damage.why, repaired: None }.set_aside();
+        Damage { path: damage.path, ..aside }
     }
 
     /// [`DatasetService::put`] for a caller who may leave: on a thread that yields to inference, and given up when the future is
@@ -95,6 +145,7 @@ impl DatasetService {
         bytes: &[u8],
         cancel: &Cancel,
     ) -> Result<SplitInfo> {
+        self.require_order()?;
         check_name("dataset", name)?;
         check_name("split", split)?;
         let others = self.other_splits(name, family, split, cancel)?;
@@ -115,6 +166,7 @@ impl DatasetService {
 
     /// All datasets by name. A damaged one is left out, and logged.
     pub fn list(&self) -> Result<Vec<DatasetInfo>> {
+        self.require_order()?;
         let mut datasets = Vec::new();
         for name in self.names()? {
             match self.get(&name) {
@@ -127,6 +179,7 @@ impl DatasetService {
 
     /// `not_found` names the datasets there are.
     pub fn get(&self, name: &str) -> Result<DatasetInfo> {
+        self.require_order()?;
         let manifest = self.manifest(name)?;
         let family = manifest.family.parse()?;
         Ok(DatasetInfo {
@@ -138,6 +191,7 @@ impl DatasetService {
 
     /// All its splits. A job that has read its data already is not disturbed.
     pub fn delete(&self, name: &str) -> Result<()> {
+        self.require_order()?;
         let _writing = self.files.write().unwrap_or_else(PoisonError::into_inner);
         let names = self.names()?; // not the manifest: a damaged dataset can be deleted
         if !names.iter().any(|there| there == name) {
@@ -162,6 +216,7 @@ impl DatasetService {
 
     /// The same for a caller who may leave.
     pub fn read_until(&self, reference: &DataRef, cancel: &Cancel) -> Result<(DatasetFamily, Split, String)> {
+        self.require_order()?;
         let DataRef { dataset, split } = reference;
         let _reading = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let manifest = self.manifest(dataset)?;
@@ -176,10 +231,10 @@ impl DatasetService {
 
     fn load(&self, name: &str, family: DatasetFamily, stored: &StoredSplit, cancel: &Cancel) -> Result<Split> {
         let path = self.folder(name).join(&stored.file);
-        let bytes = fs::read(&path).map_err(|e| storage_error(e).context(path.display()))?;
+        let bytes = read(&path, SPLIT_BYTES_MAX).map_err(|e| storage_error(e).context(path.display()))?;
         let split = dataset::read_stored(family, &bytes, cancel)?;
         if digest(&split, cancel)? != stored.digest {
-            return Err(Error::internal(format!("{name}:{} is damaged on disk; upload it again", stored.split)));
+            return Err(Error::unavailable(format!("{name}:{} is damaged on disk; upload it again", stored.split)));
         }
         Ok(split)
     }
@@ -254,7 +309,7 @@ impl DatasetService {
             for entry in fs::read_dir(&self.root)? {
                 let entry = entry?;
                 let name = entry.file_name().into_string().unwrap_or_default();
-                if check_name("dataset", &name).is_ok() && entry.path().join(MANIFEST).is_file() {
+                if check_name("dataset", &name).is_ok() && fs::symlink_metadata(entry.path().join(MANIFEST)).is_ok() {
                     names.push(name);
                 }
             }

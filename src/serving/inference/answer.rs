@@ -24,7 +24,7 @@ use crate::text::Cut;
 const CLASSIFY_OVERLAP_TOKENS: usize = 64;
 
 /// The metrics' label of every candidate label.
-const CALLERS_NAME: &str = "candidate";
+const CALLERS_NAME: &str = Metrics::CANDIDATE;
 
 /// A task that may be done.
 pub(super) struct Ready {
@@ -188,11 +188,11 @@ impl Inner {
         let own = |label| if named { CALLERS_NAME } else { label };
         match predictions {
             Predictions::Ner(predictions) => predictions.iter().flat_map(|p| &p.entities).for_each(|entity| {
-                let found = Metrics::result_label(&label, own(decode::entity_type(entity)));
+                let found = self.metrics.result_label(&label, own(decode::entity_type(entity)));
                 self.metrics.entities.with_label_values(&[label.as_str(), found]).inc();
             }),
             Predictions::Classify(predictions) => predictions.iter().flat_map(|p| p.labels.first()).for_each(|best| {
-                let best = Metrics::result_label(&label, own(&best.label));
+                let best = self.metrics.result_label(&label, own(&best.label));
                 self.metrics.predictions.with_label_values(&[label.as_str(), best]).inc();
             }),
         }

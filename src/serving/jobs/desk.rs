@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::disk::{Damage, failed, open_lock};
 use crate::domain::{Cancel, Error, FineTuneSpec, JobId, JobSpec, JobState, PreFinetuneSpec, Result};
 use crate::serving::jobs::CheckpointView;
 use crate::serving::jobs::check::{JobData, Pools, Rows, check, check_new, check_pre_finetune};
@@ -14,6 +15,12 @@ use crate::serving::jobs::journal::{Ending, Job, Journal};
 use crate::serving::jobs::ports::{DataSource, Publisher, Trainer};
 use crate::serving::jobs::steering::Steering;
 use crate::telemetry::Metrics;
+
+const LOCK: &str = "jobs.lock";
+const JOURNAL: &str = "jobs.sqlite";
+
+/// What SQLite keeps beside the journal.
+const BESIDE: [&str; 2] = ["jobs.sqlite-wal", "jobs.sqlite-shm"];
 
 /// A server that was killed a moment ago may still hold its lock.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -43,16 +50,16 @@ pub(super) struct Parts {
 }
 
 impl Desk {
-    /// Opens the journal, alone (`conflict` if another process has it), queues again what was under way and sweeps what finished jobs left.
+    /// Opens the journal, alone (`conflict` if another process has it; `unavailable` if it cannot be read or written), queues again what was under way and sweeps what finished jobs left.
     pub(super) fn open(parts: Parts) -> Result<Self> {
         let Parts { trainer, publisher, data, metrics, state_dir, queue_max } = parts;
-        let folders = JobFolders::open(state_dir.join("jobs"))?;
-        let lock = lock(&state_dir.join("jobs.lock"))?;
-        let journal = Journal::open(&state_dir.join("jobs.sqlite"))?;
+        let folders = JobFolders::open(state_dir.join("jobs")).map_err(Error::into_unavailable)?;
+        let lock = lock(&state_dir.join(LOCK))?;
+        let journal = Journal::open(&state_dir.join(JOURNAL)).map_err(Error::into_unavailable)?;
         let steering = Steering::default();
         let desk = Self { _lock: lock, journal, folders, steering, trainer, publisher, data, metrics, queue_max };
         desk.show_endings();
-        desk.recover("a restart")?;
+        desk.recover("a restart").map_err(Error::into_unavailable)?;
         desk.sweep();
         Ok(desk)
     }
@@ -199,7 +206,7 @@ impl Desk {
 
 /// Two runners on one journal would each take the other's jobs for interrupted ones. The system drops the lock with its process.
 fn lock(path: &Path) -> Result<File> {
-    let file = File::create(path)?;
+    let file = open_lock(path).map_err(|error| failed(path, error).into_unavailable())?;
     let patience = Instant::now() + LOCK_WAIT_MAX;
     loop {
         match file.try_lock() {
@@ -210,7 +217,27 @@ fn lock(path: &Path) -> Result<File> {
                     format!("another process runs the jobs of this state folder: it holds {}", path.display());
                 return Err(Error::conflict(message));
             }
-            Err(TryLockError::Error(error)) => return Err(Error::from(error).context(path.display())),
+            Err(TryLockError::Error(error)) => {
+                return Err(Error::from(error).context(path.display()).into_unavailable());
+            }
         }
     }
+}
+
+/// What is wrong with the journal, all of it read; with `repair` it is moved aside. `conflict` while a server runs its jobs.
+pub(super) fn check_journal(state_dir: &Path, repair: bool) -> Result<Option<Damage>> {
+    let path = state_dir.join(JOURNAL);
+    if !path.exists() {
+        return Ok(None);
+    }
+    // A server may go on while its journal is looked at.
+    let _lock = if repair { Some(lock(&state_dir.join(LOCK))?) } else { None };
+    let Err(error) = Journal::check(&path) else { return Ok(None) };
+    let damage = Damage::new(&path, error.message());
+    if !repair {
+        return Ok(Some(damage));
+    }
+    let beside = BESIDE.map(|name| state_dir.join(name)).into_iter().filter(|path| path.exists());
+    beside.for_each(|path| drop(Damage::new(&path, "").set_aside()));
+    Ok(Some(damage.set_aside().and_then(|| "the next start begins a new journal; job folders stay".to_owned())))
 }

@@ -10,9 +10,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::adapter::AdapterFiles;
+use crate::disk;
 use crate::domain::{BackboneIdentity, Error, Family, JobId, Result};
 use crate::serving::jobs::CheckpointView;
 use crate::training::{Evaluation, TrainedAdapter};
+
+/// A job's file in bytes: an adapter's weights have 256 MiB at most.
+const FILE_BYTES_MAX: u64 = 256 << 20;
 
 const REPORT: &str = "report.json";
 const ADAPTER: &str = "adapter";
@@ -120,7 +124,7 @@ impl JobFolder {
         }
         let files = read_files(&folder)?;
         let figures = folder.join(FIGURES);
-        let figures = from_json(&fs::read(&figures).map_err(|error| at(&figures, error))?, &figures)?;
+        let figures = from_json(&disk::read(&figures, FILE_BYTES_MAX).map_err(|error| at(&figures, error))?, &figures)?;
         Ok(Some(Trained { files, figures }))
     }
 
@@ -153,7 +157,7 @@ impl JobFolder {
             return Ok(None);
         }
         let file = root.join(FIGURES);
-        let facts: Value = from_json(&fs::read(&file).map_err(|error| at(&file, error))?, &file)?;
+        let facts: Value = from_json(&disk::read(&file, FILE_BYTES_MAX).map_err(|error| at(&file, error))?, &file)?;
         let text = |key: &str| facts[key].as_str().unwrap_or_default();
         let primary = |family: Family| Ok((family, read_files(&root.join(family.as_str()))?));
         Ok(Some(Remains {
@@ -174,7 +178,7 @@ impl JobFolder {
 
     pub(super) fn report(&self) -> Result<Option<Value>> {
         let path = self.0.join(REPORT);
-        match fs::read(&path) {
+        match disk::read(&path, FILE_BYTES_MAX) {
             Ok(bytes) => from_json(&bytes, &path).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(at(&path, error)),
@@ -193,7 +197,8 @@ impl JobFolder {
 
 /// The files of an adapter's folder.
 fn read_files(folder: &Path) -> Result<AdapterFiles> {
-    let read = |name: &str| fs::read(folder.join(name)).map_err(|error| at(&folder.join(name), error));
+    let read =
+        |name: &str| disk::read(&folder.join(name), FILE_BYTES_MAX).map_err(|error| at(&folder.join(name), error));
     AdapterFiles::from_parts(|name| folder.join(name).is_file().then(|| read(name)).transpose())
 }
 

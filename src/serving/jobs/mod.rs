@@ -17,7 +17,7 @@ mod tests;
 
 pub use record::{parse_spec, spec_from_json, spec_to_json};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
+use crate::disk::Damage;
 use crate::domain::{Error, JobId, JobSpec, JobState, Result};
 use crate::serving::long_work::LongWork;
 use crate::serving::{DatasetService, PublishedVersion, Registry};
@@ -96,7 +97,8 @@ const CHECKS_AT_ONCE_MAX: usize = 2;
 /// Cloneable handle; when the last one goes, the runner stops at its next step.
 #[derive(Clone)]
 pub struct Jobs {
-    inner: Arc<Inner>,
+    /// Or why there are none.
+    inner: Result<Arc<Inner>>,
 }
 
 struct Inner {
@@ -113,7 +115,18 @@ impl Drop for Inner {
 }
 
 impl Jobs {
-    /// Opens the journal; interrupted jobs are queued again and go on from their checkpoints.
+    /// Stands for jobs that cannot be had: every method answers `unavailable` with this reason.
+    pub fn unavailable(why: Error) -> Self {
+        Self { inner: Err(why.into_unavailable()) }
+    }
+
+    /// What is wrong with the journal in `state_dir`, all of it read; with `repair` it is moved aside, and jobs begin anew.
+    pub fn check(state_dir: &Path, repair: bool) -> Result<Option<Damage>> {
+        desk::check_journal(state_dir, repair)
+    }
+
+    /// Opens the journal; interrupted jobs are queued again and go on from their checkpoints. `conflict` if another process runs the
+    /// jobs of this folder, `unavailable` if the journal is damaged or cannot be written.
     pub async fn start(
         registry: Arc<Registry>,
         datasets: Arc<DatasetService>,
@@ -133,9 +146,8 @@ impl Jobs {
         let (alive, runner) = watch::channel(());
         let thread = Runner { desk: desk.clone(), bell: ringing, _alive: alive };
         thread::Builder::new().name("jobs".to_owned()).spawn(move || thread.run())?;
-        Ok(Self {
-            inner: Arc::new(Inner { desk, bell, runner, checks: LongWork::new("job checks", CHECKS_AT_ONCE_MAX) }),
-        })
+        let checks = LongWork::new("job checks", CHECKS_AT_ONCE_MAX);
+        Ok(Self { inner: Ok(Arc::new(Inner { desk, bell, runner, checks })) })
     }
 
     /// Checks the spec against datasets and registry at once (`unprocessable` names everything wrong), then queues.
@@ -148,8 +160,9 @@ impl Jobs {
     /// when the future is dropped.
     pub async fn submit_until(&self, spec: JobSpec, deadline: Option<Instant>) -> Result<JobView> {
         let id = JobId(format!("job_{}", uuid::Uuid::now_v7().simple()));
-        let desk = self.inner.desk.clone();
-        let job = self.inner.checks.run(deadline, move |cancel| desk.submit(&id, &spec, cancel)).await?;
+        let inner = self.inner()?;
+        let desk = inner.desk.clone();
+        let job = inner.checks.run(deadline, move |cancel| desk.submit(&id, &spec, cancel)).await?;
         tracing::info!(job = %job.view.id, "job queued");
         self.ring();
         Ok(job.view)
@@ -192,7 +205,7 @@ impl Jobs {
     /// Returns when the job has an event above `after` (true), or is over and has none (false). A stream is a loop over this and [`Jobs::events`].
     pub async fn wait_for_events(&self, id: &JobId, after: u64) -> Result<bool> {
         loop {
-            let mut changes = self.inner.desk.journal.watch(id);
+            let mut changes = self.inner()?.desk.journal.watch(id);
             let (last, is_over) = self.on_job(id, |desk, id| desk.journal.last_event(id)).await?;
             if last > after || is_over {
                 return Ok(last > after);
@@ -214,9 +227,10 @@ impl Jobs {
 
     /// Stops the runner at its next step, with a checkpoint: the job is queued, and goes on after the next start.
     pub async fn shut_down(&self) {
-        self.inner.desk.steering.stop();
+        let Ok(inner) = self.inner() else { return };
+        inner.desk.steering.stop();
         self.ring();
-        let mut runner = self.inner.runner.clone();
+        let mut runner = inner.runner.clone();
         let ended = async { while runner.changed().await.is_ok() {} };
         if timeout(SHUT_DOWN_WAIT_MAX, ended).await.is_err() {
             tracing::warn!("the running job did not stop in time; it goes on from its checkpoint after the next start");
@@ -225,7 +239,11 @@ impl Jobs {
 
     /// A full bell is ringing already.
     fn ring(&self) {
-        let _ringing = self.inner.bell.try_send(());
+        let _ringing = self.inner().map(|inner| inner.bell.try_send(()));
+    }
+
+    fn inner(&self) -> Result<&Arc<Inner>> {
+        self.inner.as_ref().map_err(Error::clone)
     }
 
     async fn on_job<T: Send + 'static>(
@@ -238,7 +256,7 @@ impl Jobs {
     }
 
     async fn with_desk<T: Send + 'static>(&self, work: impl FnOnce(&Desk) -> Result<T> + Send + 'static) -> Result<T> {
-        let desk = self.inner.desk.clone();
+        let desk = self.inner()?.desk.clone();
         blocking(move || work(&desk)).await
     }
 }

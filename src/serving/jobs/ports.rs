@@ -175,7 +175,10 @@ pub(super) struct HousePublisher {
 impl HousePublisher {
     /// An alias stands for its one target; a split has no one adapter to start from.
     fn target(&self, reference: &AdapterRef) -> Result<AdapterRef> {
-        let aliases = self.registry.aliases();
+        if self.registry.get(&reference.name).is_ok() {
+            return Ok(reference.clone());
+        }
+        let aliases = self.registry.aliases()?;
         let Some((_, alias)) = aliases.iter().find(|(name, _)| *name == reference.name) else {
             return Ok(reference.clone());
         };

@@ -174,7 +174,9 @@ impl Inner {
 
     pub(super) async fn set_alias(self: Arc<Self>, alias: AdapterName, value: Alias) -> Result<()> {
         let _writer = self.writer.lock().await;
-        check_alias(&self.catalog.load(), &alias, &value)?;
+        let catalog = self.catalog.load_full();
+        catalog.require_aliases()?;
+        check_alias(&catalog, &alias, &value)?;
         let (store, stored, kept) = (self.residency.store().clone(), alias.clone(), value.clone());
         blocking(move || store.set_alias(&stored, Some(&kept))).await?;
         info!(%alias, targets = value.targets.len(), "alias set");
@@ -184,7 +186,9 @@ impl Inner {
 
     pub(super) async fn remove_alias(self: Arc<Self>, alias: AdapterName) -> Result<()> {
         let _writer = self.writer.lock().await;
-        if !self.catalog.load().has_alias(&alias) {
+        let catalog = self.catalog.load_full();
+        catalog.require_aliases()?;
+        if !catalog.has_alias(&alias) {
             return Err(Error::not_found(format!("no alias {:?}", alias.as_str())));
         }
         let (store, stored) = (self.residency.store().clone(), alias.clone());
@@ -236,6 +240,7 @@ impl Inner {
         let labels = [name, number.as_str(), version.digest.as_str(), facts.family.as_str()];
         if is_current {
             self.metrics.adapter_info.with_label_values(&labels).set(1);
+            self.metrics.set_labels(name, version.digest.as_str(), || facts.result_labels());
         } else {
             drop(self.metrics.adapter_info.remove_label_values(&labels));
         }
@@ -259,9 +264,7 @@ fn check_alias(catalog: &Catalog, alias: &AdapterName, value: &Alias) -> Result<
     if catalog.adapter(alias).is_ok() {
         return Err(Error::conflict(format!("{alias} is an adapter; an alias needs another name")));
     }
-    if value.targets.iter().all(|target| target.weight == 0) {
-        return Err(Error::invalid(format!("alias {alias} has no target with a weight of at least 1")));
-    }
+    value.check().map_err(|error| error.context(format!("alias {alias}")))?;
     let mut families = Vec::new();
     for reference in value.targets.iter().map(|target| &target.adapter).chain(&value.shadow) {
         if catalog.has_alias(&reference.name) {

@@ -5,18 +5,22 @@ use std::sync::Arc;
 use tracing::warn;
 
 use crate::domain::{Digest, Result};
-use crate::serving::Backbone;
 use crate::serving::registry::Inner;
 use crate::serving::registry::catalog::{Adapter, Catalog};
 use crate::serving::registry::residency::{Room, Version};
 use crate::serving::registry::view::BackboneView;
+use crate::serving::{Backbone, Part, degrade};
 
 impl Inner {
-    /// Loads what was resident when the process ended, as far as adapters were made for it, and forgets the rest.
-    pub(super) async fn restore_backbones(&self, catalog: &Catalog) -> Result<()> {
+    /// Loads what was resident when the process ended, as far as adapters were made for it, and forgets the rest. Where nobody knows what
+    /// that was, it looks among all that could be loaded.
+    pub(super) async fn restore_backbones(&self, catalog: &Catalog) {
         let _changing = self.backbones.changing().await;
         let active = self.backbones.active();
-        let mut others = self.backbones.remembered();
+        let mut others = match self.backbones.remembered() {
+            Ok(others) => others,
+            Err(_lost) => self.backbones.available().await,
+        };
         others.retain(|other| other.fingerprint != *active.fingerprint());
         if !others.is_empty() {
             self.describe_all(catalog).await;
@@ -30,7 +34,9 @@ impl Inner {
                 Err(error) => warn!(name = other.name, %error, "a backbone that was resident cannot be loaded"),
             }
         }
-        self.backbones.settle().await
+        if let Err(error) = self.backbones.settle().await {
+            degrade(&self.metrics, Part::Backbones, &error);
+        }
     }
 
     pub(super) async fn load_backbone(self: Arc<Self>, asked: String) -> Result<()> {

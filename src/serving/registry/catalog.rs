@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::adapter::AdapterEntry;
+use crate::adapter::{AdapterEntry, Unreadable};
 use crate::domain::{AdapterName, AdapterRef, Alias, AliasTarget, Error, ErrorKind, Family, Result};
 use crate::serving::registry::names::nearest;
 use crate::serving::registry::residency::Version;
@@ -13,6 +13,10 @@ use crate::serving::registry::residency::Version;
 pub(super) struct Catalog {
     adapters: BTreeMap<AdapterName, Arc<Adapter>>,
     aliases: BTreeMap<AdapterName, Arc<LiveAlias>>,
+    /// Why nobody knows which aliases there are.
+    lost_aliases: Option<Error>,
+    /// What is on disk and could not be read at the start.
+    unreadable: Arc<[Unreadable]>,
 }
 
 #[derive(Clone)]
@@ -52,15 +56,37 @@ impl Adapter {
 }
 
 impl Catalog {
-    pub(super) fn new(entries: Vec<AdapterEntry>, aliases: Vec<(AdapterName, Alias)>) -> Self {
-        let mut catalog = Self::default();
+    /// With what could be read: the aliases, or why not, and what else is on disk.
+    pub(super) fn new(
+        entries: Vec<AdapterEntry>,
+        aliases: Result<Vec<(AdapterName, Alias)>>,
+        unreadable: Vec<Unreadable>,
+    ) -> Self {
+        let mut catalog = Self { unreadable: unreadable.into(), ..Self::default() };
         for entry in entries {
             let version = |v| Arc::new(Version::new(entry.name.clone(), v));
             let versions = entry.versions.iter().map(version).collect();
             catalog.put(Adapter { name: entry.name, active: entry.active, pinned: entry.pinned, versions });
         }
-        aliases.into_iter().for_each(|(name, alias)| catalog.put_alias(name, alias));
+        match aliases {
+            Ok(aliases) => aliases.into_iter().for_each(|(name, alias)| catalog.put_alias(name, alias)),
+            Err(error) => catalog.lost_aliases = Some(error),
+        }
         catalog
+    }
+
+    /// `unavailable` while nobody knows which aliases there are.
+    pub(super) fn require_aliases(&self) -> Result<()> {
+        self.lost_aliases.clone().map_or(Ok(()), Err)
+    }
+
+    /// Why `name`, or that version of it, cannot be read although it is on disk.
+    fn damage(&self, name: &AdapterName, version: Option<u32>) -> Option<Error> {
+        let is_meant = |one: &&Unreadable| {
+            one.name.as_ref() == Some(name) && (version.is_none() || one.version.is_none() || one.version == version)
+        };
+        let found = self.unreadable.iter().find(is_meant)?;
+        Some(Error::unavailable(format!("adapter {found}")))
     }
 
     pub(super) fn adapters(&self) -> impl Iterator<Item = &Adapter> {
@@ -75,9 +101,13 @@ impl Catalog {
     pub(super) fn version(&self, name: &AdapterName, version: Option<u32>) -> Result<Arc<Version>> {
         let adapter = self.adapter(name)?;
         let Some(version) = version.or(adapter.active) else {
-            return Err(Error::conflict(format!("adapter {name} has no active version; activate one")));
+            let inactive = || Error::conflict(format!("adapter {name} has no active version; activate one"));
+            return Err(self.damage(name, None).unwrap_or_else(inactive));
         };
         adapter.version(version).cloned().ok_or_else(|| {
+            if let Some(damage) = self.damage(name, Some(version)) {
+                return damage;
+            }
             let known: Vec<String> = adapter.versions.iter().map(|known| known.version.to_string()).collect();
             let message = format!("adapter {name} has no version {version}; it has {}", known.join(", "));
             Error::new(ErrorKind::AdapterNotFound, message)
@@ -112,6 +142,8 @@ impl Catalog {
         if let [only] = of_family[..] {
             return Ok(Found { version: self.version(&only.name, None)?, shadow: None });
         }
+        self.require_aliases()
+            .map_err(|error| error.context(format!("whether {alias:?} is an alias cannot be told")))?;
         let names: Vec<&str> = of_family.iter().map(|adapter| adapter.name.as_str()).collect();
         let there_are = if names.is_empty() { "none is registered".to_owned() } else { names.join(", ") };
         Err(Error::new(
@@ -161,6 +193,14 @@ impl Catalog {
     }
 
     pub(super) fn not_found(&self, name: &AdapterName) -> Error {
+        if let Some(damage) = self.damage(name, None) {
+            return damage;
+        }
+        if let Some(error) = &self.lost_aliases {
+            return error
+                .clone()
+                .context(format!("no adapter {:?}, and whether it is an alias cannot be told", name.as_str()));
+        }
         let known = self.adapters.keys().chain(self.aliases.keys()).map(AdapterName::as_str);
         let nearest = nearest(name.as_str(), known);
         let hint =

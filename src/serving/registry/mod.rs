@@ -14,16 +14,14 @@ mod view;
 use std::future::Future;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use tokio::sync::Mutex;
-use tracing::warn;
-
 use crate::adapter::{AdapterFiles, AdapterStore, read_archive, write_tar};
-use crate::domain::{AdapterName, AdapterRef, Alias, Error, Family, Result};
+use crate::domain::{AdapterName, AdapterRef, Alias, Error, ErrorKind, Family, Result};
 use crate::engine::ResidentAdapter;
 use crate::engine::give_back_memory;
-use crate::serving::{Backbone, Backbones};
+use crate::serving::{Backbone, Backbones, Part, degrade};
 use crate::telemetry::Metrics;
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
 
 use catalog::{Catalog, Found};
 use residency::Residency;
@@ -60,7 +58,8 @@ struct Inner {
 
 impl Registry {
     /// Reads the store and makes the active versions resident, as far as memory goes, and before them the backbones they were made
-    /// for, if they were resident when the process ended. An adapter that fails is listed as failed; the others serve.
+    /// for, if they were resident when the process ended. An adapter that fails is listed as failed; the others serve. What cannot be
+    /// read on disk degrades the server, and is asked for in vain.
     pub async fn open(
         store: AdapterStore,
         backbones: Arc<Backbones>,
@@ -69,15 +68,16 @@ impl Registry {
     ) -> Result<Arc<Self>> {
         let residency = Arc::new(Residency::new(store, backbones.clone(), metrics.clone(), config)?);
         let store = residency.store().clone();
-        let ((entries, unreadable), aliases) = blocking(move || Ok((store.list()?, store.aliases()?))).await?;
-        unreadable.iter().for_each(|problem| warn!(%problem, "a folder in the adapter store cannot be read"));
-        let catalog = Catalog::new(entries, aliases);
+        let catalog = {
+            let metrics = metrics.clone();
+            blocking(move || Ok(read_catalog(&store, &metrics))).await?
+        };
         let (snapshot, writer) = (ArcSwap::default(), Mutex::default());
         let inner = Arc::new(Inner { residency, backbones, catalog: snapshot, writer, metrics });
         for adapter in catalog.adapters() {
             inner.metrics.add_adapter(adapter.name.as_str());
         }
-        inner.restore_backbones(&catalog).await?;
+        inner.restore_backbones(&catalog).await;
         inner.preload(&catalog).await;
         inner.replace(catalog);
         // Reading the backbone and hundreds of adapters took more memory than keeping them does.
@@ -219,9 +219,10 @@ impl Registry {
         self.inner.backbone_views()
     }
 
-    /// By name.
-    pub fn aliases(&self) -> Vec<(AdapterName, Alias)> {
-        self.inner.catalog.load().aliases()
+    /// By name. `unavailable` if nobody knows which there are.
+    pub fn aliases(&self) -> Result<Vec<(AdapterName, Alias)>> {
+        let catalog = self.inner.catalog.load();
+        catalog.require_aliases().map(|()| catalog.aliases())
     }
 
     /// Runs a change to its end even if the caller goes away: store and catalog must not part.
@@ -239,6 +240,25 @@ impl Inner {
         let (adapter, backbone) = self.residency.resident(&found.version).await?;
         Ok(Lease { adapter, backbone, shadow: found.shadow })
     }
+}
+
+/// What the store says, as far as it can be read.
+fn read_catalog(store: &AdapterStore, metrics: &Metrics) -> Catalog {
+    let (entries, unreadable) = store.list().unwrap_or_else(|error| {
+        degrade(metrics, Part::Adapters, &error);
+        Default::default()
+    });
+    for one in &unreadable {
+        degrade(metrics, Part::Adapters, &Error::unavailable(one.to_string()));
+    }
+    if let Some(why) = store.is_read_only().filter(|why| why.kind() == ErrorKind::Unavailable) {
+        degrade(metrics, Part::Adapters, why);
+    }
+    let aliases = store.aliases().map_err(Error::into_unavailable);
+    if let Err(error) = &aliases {
+        degrade(metrics, Part::Aliases, error);
+    }
+    Catalog::new(entries, aliases, unreadable)
 }
 
 /// File and tensor work, off the async threads.

@@ -1,5 +1,6 @@
 //! Which versions are on the device: loaded once however many ask, off the request path; evicted least recently used first.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -8,7 +9,7 @@ use arc_swap::ArcSwap;
 use tracing::{debug, info, warn};
 
 use crate::adapter::{AdapterBundle, AdapterCard, AdapterFiles, AdapterStore, LoraConfig, VersionEntry};
-use crate::domain::{AdapterIdentity, AdapterName, Digest, Error, ErrorKind, Family, Result};
+use crate::domain::{AdapterIdentity, AdapterName, Digest, Error, ErrorKind, Family, Result, Tag};
 use crate::engine::ResidentAdapter;
 use crate::serving::registry::loader::Loader;
 use crate::serving::registry::{RegistryConfig, blocking, unfinished};
@@ -78,8 +79,22 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// What its answers are counted by: classes, or entity types.
+    pub(super) fn result_labels(&self) -> BTreeSet<String> {
+        let of = |label: &String| match self.family {
+            Family::Ner => Tag::parse(label).label().unwrap_or(label).to_owned(),
+            Family::Classify => label.clone(),
+        };
+        self.labels.iter().map(of).collect()
+    }
+}
+
+/// The figures of its training; a list of adapters has no room for more than that many bytes of each, which the card may well have.
 fn metrics_of(card: &AdapterCard) -> Option<serde_json::Value> {
-    card.training.as_ref().and_then(|training| training.get("metrics").cloned())
+    const BYTES_MAX: usize = 16 << 10;
+    let metrics = card.training.as_ref()?.get("metrics")?;
+    (metrics.to_string().len() <= BYTES_MAX).then(|| metrics.clone())
 }
 
 impl Version {

@@ -90,7 +90,7 @@ pub(super) fn parse(family: DatasetFamily, bytes: &[u8], cancel: &Cancel) -> Res
     if errors.is_empty() {
         return Ok(split);
     }
-    let problems = errors.iter().map(ToString::to_string).collect();
+    let problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
     Err(Error::unprocessable("the stored split cannot be read").with_problems(problems))
 }
 

@@ -8,7 +8,7 @@ use crate::transport::proto;
 use crate::transport::wire::adapter_name;
 
 pub(in crate::transport) async fn list(call: Call, _: proto::ListAliasesRequest) -> Result<proto::ListAliasesResponse> {
-    let aliases = call.inference().registry().aliases();
+    let aliases = call.inference().registry().aliases()?;
     Ok(proto::ListAliasesResponse { aliases: aliases.iter().map(|(name, alias)| message(name, alias)).collect() })
 }
 

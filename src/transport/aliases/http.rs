@@ -13,9 +13,9 @@ use crate::transport::wire::{Deleted, List, adapter_name};
 
 /// All aliases
 #[utoipa::path(get, path = "/v1/admin/aliases", operation_id = "list_aliases", tag = "admin", responses((status = 200, body = List<Alias>), Failures), security(("key" = [])))]
-pub(in crate::transport) async fn list(call: Call) -> Answer<List<Alias>> {
-    let aliases = call.inference().registry().aliases();
-    Answer(List::all(aliases.iter().map(|(name, alias)| Alias::new(name, alias)).collect()))
+pub(in crate::transport) async fn list(call: Call) -> Result<Answer<List<Alias>>, Failure> {
+    let aliases = call.inference().registry().aliases()?;
+    Ok(Answer(List::all(aliases.iter().map(|(name, alias)| Alias::new(name, alias)).collect())))
 }
 
 /// One alias

@@ -10,8 +10,8 @@ use crate::transport::schema;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct AliasSpec {
-    /// At least one; each gets its share of the requests.
-    #[schema(min_items = 1)]
+    /// At least one, at most 32; each gets its share of the requests.
+    #[schema(min_items = 1, max_items = 32)]
     pub(in crate::transport) targets: Vec<Target>,
     /// Sees the same requests without answering.
     #[schema(value_type = Option<schema::AdapterReference>)]
@@ -43,18 +43,16 @@ fn one() -> u32 {
 
 impl AliasSpec {
     pub(in crate::transport) fn into_domain(self) -> Result<domain::Alias> {
-        if self.targets.iter().all(|target| target.weight == 0) {
-            return Err(Error::invalid("targets: at least one with a weight from 1 is wanted"));
-        }
         let target = |(at, target): (usize, Target)| {
             let adapter = target.adapter.parse().map_err(|e: Error| e.context(format!("targets[{at}].adapter")))?;
             Ok(domain::AliasTarget { adapter, weight: target.weight })
         };
         let shadow = |shadow: String| shadow.parse().map_err(|e: Error| e.context("shadow"));
-        Ok(domain::Alias {
+        let alias = domain::Alias {
             targets: self.targets.into_iter().enumerate().map(target).collect::<Result<_>>()?,
             shadow: self.shadow.map(shadow).transpose()?,
-        })
+        };
+        alias.check().map(|()| alias)
     }
 }
 

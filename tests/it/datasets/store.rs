@@ -129,9 +129,9 @@ fn what_an_interrupted_upload_left_is_swept_and_damage_is_noticed() {
     assert_eq!(files(&root), ["mail", "news"]);
     assert_eq!(files(&root.join("mail")), ["dataset.json", "train.1.jsonl.zst"]);
     fs::write(root.join("mail/train.1.jsonl.zst"), b"{\"text\":\"a\",\"label\":\"z\"}\n").expect("a file");
-    fails(service.read(&"mail:train".parse().expect("a reference")), ErrorKind::Internal, "damaged");
+    fails(service.read(&"mail:train".parse().expect("a reference")), ErrorKind::Unavailable, "damaged");
     fs::write(root.join("mail/dataset.json"), b"{").expect("a file");
-    fails(service.get("mail"), ErrorKind::Internal, "damaged");
+    fails(service.get("mail"), ErrorKind::Unavailable, "damaged");
     let listed: Vec<_> = service.list().expect("a list").into_iter().map(|dataset| dataset.name).collect();
     assert_eq!(listed, ["news"]);
     service.delete("mail").expect("a damaged dataset can be deleted");

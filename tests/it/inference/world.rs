@@ -235,7 +235,7 @@ impl World {
         let engine = Engine::start(&EngineConfig { threads: settings.threads, prefix_cache_bytes: 0 }).unwrap();
         let metrics = Arc::new(Metrics::new(16));
         let store = AdapterStore::open(folder.path()).unwrap();
-        let journal = BackboneJournal::open(folder.path().join("state/backbones.json")).unwrap();
+        let journal = BackboneJournal::open(folder.path().join("state/backbones.json"));
         let active = shelf::open(journal.active().unwrap_or("tiny"));
         let backbones = Backbones::start(active, Some(Arc::new(Shelf)), Some(journal), metrics.clone());
         let config = RegistryConfig { adapter_memory: settings.adapter_memory };

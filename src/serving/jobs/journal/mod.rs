@@ -49,6 +49,11 @@ impl Journal {
         Ok(Self { connection: Mutex::new(schema::open(path)?), watchers: Watchers::default() })
     }
 
+    /// Whether the file is one that can be opened, and all of it is sound.
+    pub(super) fn check(path: &Path) -> Result<()> {
+        schema::check(path)
+    }
+
     /// Queues a job, unless `unfinished_max` are there already. The answer are finished jobs past their bound, now removed.
     pub(super) fn submit(
         &self,

@@ -1,10 +1,12 @@
 //! The journal's file: how it is opened, and how an older one is brought up to date.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
+use crate::disk;
 use crate::domain::{Error, Result};
 
 /// Entry `i` brings version `i` to `i + 1`; `user_version` says how many have run. Times are milliseconds since 1970.
@@ -54,7 +56,23 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     connect(path).map_err(|error| error.context(format!("job journal {}", path.display())))
 }
 
+/// [`open`], and every page is looked at.
+pub(super) fn check(path: &Path) -> Result<()> {
+    let found = |connection: Connection| -> Result<String> {
+        Ok(connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?)
+    };
+    match open(path).and_then(found)?.as_str() {
+        "ok" => Ok(()),
+        problem => Err(Error::unavailable(format!("job journal {}: {problem}", path.display()))),
+    }
+}
+
 fn connect(path: &Path) -> Result<Connection> {
+    // SQLite itself would wait for whoever writes into a pipe.
+    match disk::open(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(disk::failed(path, error)),
+        _ => {}
+    }
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
@@ -76,11 +94,20 @@ fn migrate(connection: &mut Connection) -> Result<()> {
     Ok(())
 }
 
-/// A full disk passes; everything else is a bug of ours or a damaged file.
+/// A full disk passes, and a damaged file or a read-only disk is the operator's to mend; everything else is a bug of ours.
 impl From<rusqlite::Error> for Error {
     fn from(source: rusqlite::Error) -> Self {
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::unavailable("the job journal's disk is full").with_source(source),
+            Some(
+                ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::ReadOnly
+                | ErrorCode::CannotOpen
+                | ErrorCode::PermissionDenied
+                | ErrorCode::SystemIoFailure,
+            ) => Self::unavailable(format!("job journal: {source}; `trunkline store check` says more"))
+                .with_source(source),
             _ => Self::internal(format!("job journal: {source}")).with_source(source),
         }
     }
@@ -89,7 +116,7 @@ impl From<rusqlite::Error> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ErrorKind;
+    use crate::domain;
 
     #[test]
     fn a_journal_opens_again_and_one_of_a_newer_version_is_refused() {
@@ -100,7 +127,7 @@ mod tests {
         connection.pragma_update(None, "user_version", 99).unwrap();
         drop(connection);
         let error = open(&path).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert_eq!(error.kind(), domain::ErrorKind::Conflict);
         assert!(error.message().contains("version 99"), "{error}");
     }
 }

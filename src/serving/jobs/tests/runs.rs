@@ -219,7 +219,7 @@ async fn shutting_down_checkpoints_the_running_job_and_the_next_start_goes_on() 
         let jobs = jobs.clone();
         async move { jobs.shut_down().await }
     });
-    while !jobs.inner.desk.steering.is_stopping() {
+    while !jobs.inner().unwrap().desk.steering.is_stopping() {
         tokio::task::yield_now().await;
     }
     steps.send(()).unwrap();
