@@ -107,7 +107,8 @@ impl<F: Clone + Eq + Hash, W> Ledger<F, W> {
         turns
     }
 
-    fn take(&mut self, flow: &F, caller: CallerId, tokens: usize) {
+    /// Takes `tokens` whatever the shares say: what was taken by a guess has been counted.
+    pub(super) fn take(&mut self, flow: &F, caller: CallerId, tokens: usize) {
         self.shares.take(flow, caller, tokens);
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.flow == *flow) {
             waiting.passed += tokens;

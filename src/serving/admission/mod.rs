@@ -19,7 +19,7 @@ use tokio::time::timeout_at;
 use crate::domain::{Error, Result};
 use crate::serving::flow::{Caller, Flow};
 use crate::telemetry::{IntGauge, Metrics, RejectReason};
-use ledger::{Ledger, Turns};
+use ledger::Ledger;
 use shares::Shares;
 use speed::Speed;
 
@@ -60,14 +60,21 @@ pub(super) struct Admission {
 }
 
 struct State {
-    queue: Ledger<Flow, Waiter>,
-    backlog: Shares<Flow>,
+    queue: Ledger<Flow, WaitsForHold>,
+    backlog: Ledger<Flow, WaitsForTicket>,
 }
 
-/// Somebody who waits for tokens of the queue; the entry keeps its request alive until then.
-struct Waiter {
+/// Who waits for tokens of the queue; the entry keeps its request alive until then.
+struct WaitsForHold {
     entry: Arc<Entry>,
     hold: oneshot::Sender<Hold>,
+}
+
+/// Who waits to be accepted.
+struct WaitsForTicket {
+    flow: Flow,
+    caller: Caller,
+    ticket: oneshot::Sender<Ticket>,
 }
 
 /// An accepted request: its part of the backlog, and the right to bring it into the queue.
@@ -95,7 +102,7 @@ impl Admission {
     pub(super) fn new(config: AdmissionConfig, metrics: Arc<Metrics>) -> Arc<Self> {
         let queue_tokens_max = config.queue_tokens_max.max(1);
         metrics.queue_limit_tokens.set(queue_tokens_max as i64);
-        let state = State { queue: Ledger::new(queue_tokens_max), backlog: Shares::new(BACKLOG_TOKENS_MAX) };
+        let state = State { queue: Ledger::new(queue_tokens_max), backlog: Ledger::new(BACKLOG_TOKENS_MAX) };
         Arc::new(Self { config, state: Mutex::new(state), speed: Mutex::default(), idle: Notify::new(), metrics })
     }
 
@@ -121,15 +128,17 @@ impl Admission {
     ) -> Result<(Ticket, Hold)> {
         let total = total.clamp(1, REQUEST_TOKENS_MAX);
         let first = first.clamp(1, total);
+        if caller.waits() {
+            let ticket = self.wait_for_ticket(flow, caller, total).await?;
+            let hold = ticket.hold(first).await?;
+            return Ok((ticket, hold));
+        }
         let ticket = self.accept(flow, caller, first, total, deadline.saturating_duration_since(now))?;
-        let hold = match caller.waits() {
-            true => ticket.hold(first).await?,
-            false => Hold { entry: ticket.entry.clone(), tokens: first, shown: Vec::new() },
-        };
+        let hold = Hold { entry: ticket.entry.clone(), tokens: first, shown: Vec::new() };
         Ok((ticket, hold))
     }
 
-    /// Takes the request's part of the backlog, and for a single one the queue's tokens of its first window.
+    /// Takes a single request's part of the backlog, and the queue's tokens of its first window.
     fn accept(
         self: &Arc<Self>,
         flow: Flow,
@@ -139,27 +148,33 @@ impl Admission {
         left: Duration,
     ) -> Result<Ticket> {
         let mut state = self.state();
-        if !caller.waits() {
-            self.refuse_hopeless(&state, &flow, total, left)?;
-            if !state.backlog.admits(&flow, total) {
-                let (held, max) = (state.backlog.held(), state.backlog.capacity());
-                let excess = state.backlog.excess(&flow, total);
-                return Err(self.overloaded(RejectReason::TokenizerFull, excess, total, held, max));
-            }
-            if !state.queue.try_enter(&flow, caller.id(), first) {
-                let shares = state.queue.shares();
-                let (excess, held, max) = (shares.excess(&flow, first), shares.held(), shares.capacity());
-                return Err(self.overloaded(RejectReason::QueueFull, excess, first, held, max));
-            }
+        self.refuse_hopeless(&state, &flow, total, left)?;
+        if !state.backlog.try_enter(&flow, caller.id(), total) {
+            return Err(self.overloaded(RejectReason::TokenizerFull, state.backlog.shares(), &flow, total));
         }
-        state.backlog.take(&flow, caller.id(), total);
+        if !state.queue.try_enter(&flow, caller.id(), first) {
+            state.backlog.give_back(&flow, caller.id(), total);
+            return Err(self.overloaded(RejectReason::QueueFull, state.queue.shares(), &flow, first));
+        }
         self.show(&state);
-        let left = AtomicUsize::new(total);
-        Ok(Ticket { entry: Arc::new(Entry { admission: self.clone(), flow, caller, left }) })
+        Ok(self.ticket(flow, caller, total))
+    }
+
+    /// A stream's message waits for its part of the backlog.
+    async fn wait_for_ticket(self: &Arc<Self>, flow: Flow, caller: Caller, total: usize) -> Result<Ticket> {
+        let (ticket, granted) = oneshot::channel();
+        let waiter = WaitsForTicket { flow: flow.clone(), caller, ticket };
+        self.change(|state| state.backlog.wait(&flow, caller.id(), total, waiter));
+        granted.await.map_err(|_dropped| stopping())
+    }
+
+    /// For tokens of the backlog that are taken.
+    fn ticket(self: &Arc<Self>, flow: Flow, caller: Caller, total: usize) -> Ticket {
+        Ticket { entry: Arc::new(Entry { admission: self.clone(), flow, caller, left: AtomicUsize::new(total) }) }
     }
 
     fn refuse_hopeless(&self, state: &State, flow: &Flow, total: usize, left: Duration) -> Result<()> {
-        let ahead = state.backlog.served_before(flow, total);
+        let ahead = state.backlog.shares().served_before(flow, total);
         let AdmissionConfig { batch_tokens_max, workers, .. } = self.config;
         if !self.speed().outlasts(ahead, batch_tokens_max, workers, left) {
             return Ok(());
@@ -196,12 +211,13 @@ impl Admission {
         self.state().is_idle()
     }
 
-    fn overloaded(&self, reason: RejectReason, excess: usize, asked: usize, held: usize, max: usize) -> Error {
+    fn overloaded(&self, reason: RejectReason, shares: &Shares<Flow>, flow: &Flow, asked: usize) -> Error {
         self.reject(reason);
+        let (held, max) = (shares.held(), shares.capacity());
         let message = format!(
             "{held} of {max} tokens are taken, and the share that this adapter may have of them has no room for {asked} more"
         );
-        Error::overloaded(message, self.speed().retry_after(excess, self.config.workers))
+        Error::overloaded(message, self.speed().retry_after(shares.excess(flow, asked), self.config.workers))
     }
 
     fn reject(&self, reason: RejectReason) {
@@ -219,21 +235,25 @@ impl Admission {
     fn show(&self, state: &State) {
         let shares = state.queue.shares();
         self.metrics.queue_fill_ratio.set(shares.held() as f64 / shares.capacity() as f64);
-        self.metrics.backlog_tokens.set(state.backlog.held() as i64);
+        self.metrics.backlog_tokens.set(state.backlog.shares().held() as i64);
     }
 
-    /// Changes the state, then wakes those who may go on. Neither is done under the lock: a hold that nobody takes comes back at once.
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    /// Changes the state, then wakes those who may go on. Neither is done under the lock: what nobody takes comes back at once.
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
-        let Turns { granted, gone } = state.queue.turns(|waiter| waiter.hold.is_closed());
+        let accepted = state.backlog.turns(|waiter| waiter.ticket.is_closed());
+        let queued = state.queue.turns(|waiter| waiter.hold.is_closed());
         self.show(&state);
         let is_idle = state.is_idle();
         drop(state);
-        for (tokens, Waiter { entry, hold }) in granted {
+        for (total, WaitsForTicket { flow, caller, ticket }) in accepted.granted {
+            let _given_up = ticket.send(self.ticket(flow, caller, total));
+        }
+        for (tokens, WaitsForHold { entry, hold }) in queued.granted {
             let _given_up = hold.send(Hold { entry, tokens, shown: Vec::new() });
         }
-        drop(gone);
+        drop((accepted.gone, queued.gone));
         if is_idle {
             self.idle.notify_waiters();
         }
@@ -242,7 +262,7 @@ impl Admission {
 
 impl State {
     fn is_idle(&self) -> bool {
-        self.queue.shares().held() == 0 && self.backlog.held() == 0
+        self.queue.shares().held() == 0 && self.backlog.shares().held() == 0
     }
 }
 
@@ -281,9 +301,9 @@ impl Ticket {
         }
         let (hold, granted) = oneshot::channel();
         let Entry { admission, flow, caller, .. } = &*self.entry;
-        let waiter = Waiter { entry: self.entry.clone(), hold };
+        let waiter = WaitsForHold { entry: self.entry.clone(), hold };
         admission.change(|state| state.queue.wait(flow, caller.id(), tokens, waiter));
-        granted.await.map_err(|_dropped| Error::unavailable("the server is stopping"))
+        granted.await.map_err(|_dropped| stopping())
     }
 
     /// Makes `hold` one of exactly `tokens`: gives back what is too much, and waits for what is missing.
@@ -341,6 +361,10 @@ impl Drop for Hold {
             state.backlog.give_back(flow, caller.id(), computed);
         });
     }
+}
+
+fn stopping() -> Error {
+    Error::unavailable("the server is stopping")
 }
 
 /// The rest of the request leaves the backlog with its last holder.

@@ -58,15 +58,15 @@ impl Inner {
         let passed = self.line.run(Pass { tokenizer, inputs, targets, flow, caller, deadline, progress }).await?;
         let Passed { texts, computed, timings, ticket } = passed;
         let computed = computed.into_iter().next().ok_or_else(|| Error::internal("a pass without a target"))??;
-        let answer = self.decode(&ready, &texts, &computed, ready.timings.then(timings))?;
+        let mut answer = self.decode(&ready, &texts, &computed, ready.timings.then(timings))?;
         self.observe(&answer.timings);
         drop(ticket);
+        answer.inputs = texts.into_iter().map(|text| text.input).collect();
         let task = ready.task;
-        let inputs = |texts: Vec<Text>| texts.into_iter().map(|text| text.input).collect();
         let shadow = shadow.map(|shadow| InferenceRequest {
             task,
             adapter: Some(shadow),
-            inputs: inputs(texts),
+            inputs: answer.inputs.clone(),
             deadline: None,
             caller: Caller::single(),
         });
@@ -179,7 +179,7 @@ impl Inner {
         self.count(&adapter.identity.name, &predictions, named.is_some());
         let timings = Timings { decode: started.elapsed(), ..timings };
         let (adapter, backbone) = (adapter.identity.clone(), adapter.backbone.identity.clone());
-        Ok(Answer { adapter, backbone, predictions, timings })
+        Ok(Answer { adapter, backbone, predictions, inputs: Vec::new(), timings })
     }
 
     /// Names that callers gave are counted as one label: series must not be theirs to make.

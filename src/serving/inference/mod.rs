@@ -64,9 +64,7 @@ impl Inference {
         let InferenceConfig { batch_tokens_max, queue_tokens_max, request_timeout, tokenizer_threads } = config;
         let bounds = AdmissionConfig { queue_tokens_max, batch_tokens_max, workers: engine.threads() };
         let admission = Admission::new(bounds, metrics.clone());
-        #[allow(clippy::disallowed_methods)]
-        let pass = std::env::var("TL_PASS").ok().and_then(|p| p.parse().ok()).unwrap_or(PASS_TOKENS);
-        let pass_tokens = pass.min(batch_tokens_max);
+        let pass_tokens = PASS_TOKENS.min(batch_tokens_max);
         let limits = Limits { batch_tokens_max: pass_tokens, quantum_tokens: (pass_tokens / TURNS_A_PASS).max(1) };
         let scheduler = Scheduler::start(engine.clone(), limits, admission.clone(), metrics.clone());
         let reader = Reader::new(tokenizer_threads);

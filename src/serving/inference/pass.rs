@@ -147,7 +147,8 @@ impl Line {
         while let Some(held) = hold.take() {
             let mut items = Vec::new();
             let mut next = Some(held);
-            while let (Some(held), Some(group)) = (next.take(), groups.next()) {
+            while let Some(held) = next.take() {
+                let Some(group) = groups.next() else { break };
                 let (item, reply) = entrance.item(group, held);
                 items.push(item);
                 replies.push(reply);

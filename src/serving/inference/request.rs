@@ -84,6 +84,8 @@ pub struct Answer {
     /// What the adapter ran on.
     pub backbone: Arc<BackboneIdentity>,
     pub predictions: Predictions,
+    /// What was asked, back for who shows it beside the predictions; empty in an analysis, whose answers share theirs.
+    pub inputs: Vec<TextInput>,
     pub timings: Timings,
 }
 

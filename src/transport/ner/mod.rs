@@ -18,15 +18,14 @@ pub(super) async fn answer(call: &Call, request: NerRequest) -> Result<NerRespon
     let parameters = request.parameters.unwrap_or_default().into_domain()?;
     let inputs = request.inputs.into_domain(call.api.inputs_max, false)?;
     let task = Task::Ner(parameters.clone());
-    let request =
-        InferenceRequest { task, adapter, inputs: inputs.clone(), deadline: call.deadline, caller: call.caller };
+    let request = InferenceRequest { task, adapter, inputs, deadline: call.deadline, caller: call.caller };
     let answer = call.inference().infer(request).await?;
     call.answered(Some(&answer.adapter), answer.timings);
     let Predictions::Ner(predictions) = answer.predictions else {
         return Err(Error::internal("a token classification request got another family's answer"));
     };
     let result = |(input, prediction)| wire::NerResult::new(input, prediction, &parameters);
-    let results: Vec<_> = inputs.iter().zip(&predictions).map(result).collect();
+    let results: Vec<_> = answer.inputs.iter().zip(&predictions).map(result).collect();
     Ok(NerResponse {
         id: call.account.id.clone(),
         object: "ner",

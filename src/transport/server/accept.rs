@@ -41,10 +41,13 @@ const STREAMS_MAX: u32 = 256;
 /// What HTTP/1 keeps of a connection in each direction: a head at the most, or the answers that it has begun to write.
 const HTTP1_BUFFER_BYTES_MAX: usize = 64 << 10;
 
-/// What an HTTP/2 client may send of one body, and on one connection, before we have read it. Beside what is in flight, each connection
-/// may hold this much, so it is small; a body of 2 MiB needs 32 of them.
-const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 128 << 10;
+/// What an HTTP/2 client may send on one connection before we have read it. Beside what is in flight, each connection may hold this much.
+const CONNECTION_WINDOW_BYTES: u32 = 192 << 10;
+
+/// The same for one body. It is the smaller part by far: `h2` ends a connection on which small frames wait unread, once they lack more
+/// than half the connection's window of 256 bytes each. A stream of short messages whose client writes ahead must stay below that, so
+/// that back-pressure holds it back and does not cut it: 30 bytes a message on one stream, 100 on four.
+const STREAM_WINDOW_BYTES: u32 = 16 << 10;
 
 /// What HTTP/2 keeps of one answer before the client's window takes it.
 const SEND_BUFFER_BYTES_MAX: usize = 32 << 10;
