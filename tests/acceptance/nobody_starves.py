@@ -38,8 +38,8 @@ CROWD_P99_SECONDS = 0.3
 class Honest:
     """Callers of an adapter, each with a connection of its own, and what became of their requests."""
 
-    def __init__(self, server, adapter="sms-spam", callers=2):
-        self.server, self.adapter = server, adapter
+    def __init__(self, server, asks=("/v1/classify", "sms-spam"), callers=2):
+        self.server, (self.route, self.adapter) = server, asks
         self.statuses, self.seconds = collections.Counter(), []
         self.stopped = threading.Event()
         self.lock = threading.Lock()
@@ -53,7 +53,7 @@ class Honest:
                 if connection is None:
                     connection = self.server.connect(timeout=HONEST_SECONDS_MAX)
                 body = json.dumps({"inputs": "where is my new card", "adapter": self.adapter})
-                connection.request("POST", "/v1/classify", body, {"content-type": "application/json"})
+                connection.request("POST", self.route, body, {"content-type": "application/json"})
                 response = connection.getresponse()
                 response.read()
                 status = response.status
@@ -136,6 +136,18 @@ def long_texts(server, scale):
     text = "hello " * 30_000
     with many(3, lambda _: post(server, "/v1/ner", {"inputs": text})) as seen:
         yield seen
+
+
+@contextlib.contextmanager
+def long_texts_to_the_same(server, scale):
+    """Two such callers of the very adapter that the honest ones ask."""
+    text = "hello " * 12_000
+    with many(2, lambda _: post(server, "/v1/ner", {"inputs": text})) as seen:
+        yield seen
+
+
+#: Attacks on an adapter's own callers, and what those ask.
+SAME_ADAPTER = {"long_texts_to_the_same": ("/v1/ner", "everyday-entities")}
 
 
 @contextlib.contextmanager
@@ -410,7 +422,7 @@ def unfinished_bodies(server, scale):
         one.close()
 
 
-SHARES = [long_texts, many_callers, many_inputs, slow_words, slow_words_in_windows, large_strides, streams, unread_streams, large_stream_messages]
+SHARES = [long_texts, long_texts_to_the_same, many_callers, many_inputs, slow_words, slow_words_in_windows, large_strides, streams, unread_streams, large_stream_messages]
 IN_THE_WAY = [unread_answers, unfinished_bodies, *CROWDS]
 
 
@@ -432,11 +444,12 @@ def check(attack, binary, adapters, seconds, scale, is_timed):
         with serving(binary, adapters=store) as server:
             post(server, "/v1/ner", {"inputs": "warm"})
             one_pass = one_pass_seconds(server)
-            with Honest(server) as alone:
+            asks = SAME_ADAPTER.get(attack.__name__, ("/v1/classify", "sms-spam"))
+            with Honest(server, asks) as alone:
                 time.sleep(min(seconds, 4))
             with attack(server, scale) as seen:
                 time.sleep(min(1, seconds / 4))
-                with Honest(server) as honest:
+                with Honest(server, asks) as honest:
                     time.sleep(seconds)
                 ready = readiness(server)
                 said = dict(seen)

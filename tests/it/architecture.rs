@@ -40,6 +40,7 @@ const OWNERS: [(&str, &str); 20] = [
     ("rusqlite", "serving"),
     ("prometheus", "telemetry"),
     ("clap", "app"),
+    ("rustix", "app"),
 ];
 
 const UNSAFE: &str = "src/model/kernels/";
