@@ -19,7 +19,7 @@ const LAYERS: [(&str, &str); 11] = [
 ];
 
 /// An outside crate that shapes the code around it stays with its owners.
-const OWNERS: [(&str, &str); 20] = [
+const OWNERS: [(&str, &str); 21] = [
     ("axum", "transport"),
     ("hyper", "transport"),
     ("tonic", "transport"),
