@@ -215,7 +215,7 @@ async fn an_alias_splits_by_weight_and_shows_its_shadow_the_same_requests() {
     let table = [
         ("a", alias(&[("n", 1)], None), ErrorKind::Conflict),
         ("x", alias(&[("nobody", 1)], None), ErrorKind::AdapterNotFound),
-        ("x", alias(&[("split", 1)], None), ErrorKind::InvalidRequest),
+        ("x", alias(&[("split", 1)], None), ErrorKind::Conflict),
         ("x", alias(&[("a@1", 0)], None), ErrorKind::InvalidRequest),
         ("x", alias(&[("a", 1), ("n", 1)], None), ErrorKind::Conflict),
         ("default-ner", alias(&[("a", 1)], None), ErrorKind::Conflict),
