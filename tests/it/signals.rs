@@ -18,6 +18,9 @@ const HANG_UP: (&str, u8) = ("HUP", 1);
 const INTERRUPT: (&str, u8) = ("INT", 2);
 const TERMINATE: (&str, u8) = ("TERM", 15);
 
+/// Who runs the tests may ignore SIGHUP (`nohup`), and the server honours that: here it is to be heard.
+const HANG_UP_HEARD: [&str; 2] = ["env", "--default-signal=HUP"];
+
 /// `trunkline serve`, and what it runs under.
 struct Started {
     outer: Child,
@@ -30,7 +33,7 @@ impl Started {
     /// `around`: a command that takes ours as its arguments; empty for none.
     fn new(around: &[&str], backbone: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut words = around.iter().copied().chain([BINARY]);
+        let mut words = HANG_UP_HEARD.into_iter().chain(around.iter().copied()).chain([BINARY]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--threads", "1", "--backbone"]);
         command.arg(backbone).arg("--adapters-dir").arg(folder.path().join("adapters"));
