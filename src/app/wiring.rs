@@ -161,7 +161,7 @@ pub(super) async fn local_inference(model: &Model, store: &StoreArgs) -> Result<
     let registry = store.registry(backbones, metrics.clone()).await?;
     let config = InferenceConfig {
         batch_tokens_max: BATCH_TOKENS,
-        queue_tokens_max: QUEUE_TOKENS,
+        queue_tokens_max: queue_tokens(model.threads),
         request_timeout: LOCAL_TIMEOUT,
         tokenizer_threads: model.threads,
     };
@@ -188,9 +188,16 @@ pub(super) fn block_on_this_thread<T>(future: impl Future<Output = Result<T>>) -
 
 /// Tokens of the largest forward pass: a window of the longest usual encoder, or one text through several adapters.
 pub(super) const BATCH_TOKENS: usize = 512;
-/// Tokens in the queue and at work. A lone adapter may hold two thirds: two of the largest passes. Under overload a longer queue adds
-/// latency and no goodput (`cargo bench --bench overload`).
-pub(super) const QUEUE_TOKENS: usize = 3 * BATCH_TOKENS;
+/// Tokens in the queue and at work, for each thread that computes. A lone adapter may hold two thirds, which keeps every thread at
+/// work and has four passes wait for it. Under overload a longer queue adds latency and no goodput (`cargo bench --bench overload`).
+const QUEUE_TOKENS_A_THREAD: usize = 768;
+/// Also with one thread a lone adapter may hold two of the largest passes.
+const QUEUE_TOKENS_MIN: usize = 3 * BATCH_TOKENS;
+
+/// Tokens in the queue and at work, where nobody says otherwise.
+pub(super) fn queue_tokens(threads: usize) -> usize {
+    (QUEUE_TOKENS_A_THREAD * threads).max(QUEUE_TOKENS_MIN)
+}
 /// Adapters with metric series of their own.
 pub(super) const ADAPTER_SERIES_MAX: usize = 200;
 /// A command on the terminal has no other caller to make room for.

@@ -15,7 +15,7 @@ use crate::app::file_limit::make_room_for_connections;
 use crate::app::shutdown::drain;
 use crate::app::signals::Heard;
 use crate::app::wiring::{
-    ADAPTER_SERIES_MAX, BATCH_TOKENS, DEFAULT_BACKBONE, Model, ModelArgs, QUEUE_TOKENS, StoreArgs, block_on_and_leave,
+    ADAPTER_SERIES_MAX, BATCH_TOKENS, DEFAULT_BACKBONE, Model, ModelArgs, StoreArgs, block_on_and_leave, queue_tokens,
 };
 use crate::backbone::BackboneCache;
 use crate::disk;
@@ -53,9 +53,9 @@ pub(in crate::app) struct ServeArgs {
     #[arg(long, default_value_t = BATCH_TOKENS, value_name = "N")]
     max_batch_tokens: usize,
     /// Tokens in the queue and at work. Adapters share them: one that is asked alone may hold two thirds, more are refused with 429, and
-    /// one with nothing queued is always admitted
-    #[arg(long, default_value_t = QUEUE_TOKENS, value_name = "N")]
-    max_queue_tokens: usize,
+    /// one with nothing queued is always admitted [default: 768 for each thread, 1536 at least]
+    #[arg(long, value_name = "N")]
+    max_queue_tokens: Option<usize>,
     /// Memory for texts' activations below their adapters' layers, kept for the next adapter asked about the same text, in bytes;
     /// 0 keeps none, since texts seldom come again (one of 32 tokens takes 49 kB)
     #[arg(long, default_value_t = 0, value_name = "BYTES")]
@@ -172,10 +172,10 @@ impl ServeArgs {
                 self.max_inflight_bytes, self.max_body_bytes
             )));
         }
-        if self.max_queue_tokens < self.max_batch_tokens {
+        if let Some(queue) = self.max_queue_tokens.filter(|&queue| queue < self.max_batch_tokens) {
             return Err(Error::invalid(format!(
-                "--max-queue-tokens {} is less than --max-batch-tokens {}: no full batch could ever wait",
-                self.max_queue_tokens, self.max_batch_tokens
+                "--max-queue-tokens {queue} is less than --max-batch-tokens {}: no full batch could ever wait",
+                self.max_batch_tokens
             )));
         }
         Ok(())
@@ -272,7 +272,7 @@ impl ServeArgs {
     fn inference(&self, model: &Model) -> InferenceConfig {
         InferenceConfig {
             batch_tokens_max: self.max_batch_tokens,
-            queue_tokens_max: self.max_queue_tokens,
+            queue_tokens_max: self.max_queue_tokens.unwrap_or_else(|| queue_tokens(model.threads)),
             request_timeout: Duration::from_millis(self.request_timeout_ms),
             tokenizer_threads: model.threads,
         }

@@ -29,9 +29,9 @@ const BYTES_PER_TOKEN: usize = 4;
 /// Tokens of one request, windows' overlaps included: about four seconds of two cores, and what one caller may keep in memory.
 pub(super) const REQUEST_TOKENS_MAX: usize = 65_536;
 
-/// Tokens accepted and not yet answered, over all flows: four of the largest requests. Tokens, offsets and scores of all of them are in
-/// memory until they are answered: 32 MiB at the most for each of the largest.
-const BACKLOG_TOKENS_MAX: usize = 4 * REQUEST_TOKENS_MAX;
+/// Tokens accepted and not yet answered, over all flows, unless the queue alone has more: four of the largest requests. Tokens, offsets
+/// and scores of all of them are in memory until they are answered: 32 MiB at the most for each of the largest.
+const BACKLOG_TOKENS: usize = 4 * REQUEST_TOKENS_MAX;
 
 /// Tokens of a text of `bytes`, special ones included, before it is tokenized.
 pub(super) fn guess_tokens(bytes: usize) -> usize {
@@ -102,7 +102,8 @@ impl Admission {
     pub(super) fn new(config: AdmissionConfig, metrics: Arc<Metrics>) -> Arc<Self> {
         let queue_tokens_max = config.queue_tokens_max.max(1);
         metrics.queue_limit_tokens.set(queue_tokens_max as i64);
-        let state = State { queue: Ledger::new(queue_tokens_max), backlog: Ledger::new(BACKLOG_TOKENS_MAX) };
+        let state =
+            State { queue: Ledger::new(queue_tokens_max), backlog: Ledger::new(BACKLOG_TOKENS.max(queue_tokens_max)) };
         Arc::new(Self { config, state: Mutex::new(state), speed: Mutex::default(), idle: Notify::new(), metrics })
     }
 
