@@ -2,14 +2,16 @@
 //!
 //! Deficit round robin (Shreedhar and Varghese, 1995) over flows, by tokens, with two lists as in FQ-CoDel (RFC 8290, section 4.2): a flow
 //! that becomes active is *fresh* and takes its first turn before those that were waiting, so that an adapter that is asked seldom
-//! does not wait for a round of the busy ones. A flow leaves the ring only when its turn finds it empty, so it cannot become fresh
-//! again and again. Inside a flow its callers take turns item by item: a long request does not hold up a short one behind it.
+//! does not wait for a round of the busy ones. Nor does it wait for their work in its own batch: they add a quantum to it, no more. A
+//! flow leaves the ring only when its turn finds it empty, so it cannot become fresh again and again. Inside a flow its callers take
+//! turns item by item: a long request does not hold up a short one behind it.
 //!
 //! **The bound.** With `n` flows waiting, quantum `Q`, budget `B` and no item above `M` tokens, the item of `t` tokens that is next in
-//! its flow is in one of the next `2·⌊(n − 1)·(2·⌈t/Q⌉·Q + M) / (B + 1)⌋ + 2` batches. For the flow's turn comes after at most
-//! `⌈t/Q⌉` rounds, in which each of the others sends at most a quantum from the ring and one as a fresh flow, and once what it had
-//! left over (below `M`); and two neighbouring batches carry more than `B` together, as the second opens with what did not fit
-//! the first. An item of a caller is next in its flow after at most one item of each other caller there.
+//! its flow is in one of the next `2·⌊(n − 1)·(2·⌈t/Q⌉·Q + M) / (B + 1)⌋ + 2 + (n − 1)·⌈t/Q⌉` batches. For the flow's turn comes after
+//! at most `⌈t/Q⌉` rounds, in which each of the others sends at most a quantum from the ring and one as a fresh flow, and once what
+//! it had left over (below `M`); and two neighbouring batches carry more than `B` together, as the second opens with what did not
+//! fit the first, unless the first was kept short for a fresh flow, which each is at most once a round. An item of a caller is
+//! next in its flow after at most one item of each other caller there.
 
 use std::collections::VecDeque;
 
@@ -39,6 +41,8 @@ struct Flow<K, T> {
     /// Tokens it may still send.
     deficit: usize,
     in_turn: bool,
+    /// Became active since the last batch.
+    is_fresh: bool,
 }
 
 /// The items of one caller, in order.
@@ -70,7 +74,7 @@ impl<K: Eq, T> Batcher<K, T> {
         match known {
             Some(flow) => flow.push(caller, items),
             None => {
-                let mut flow = Flow { key, callers: VecDeque::new(), deficit: 0, in_turn: false };
+                let mut flow = Flow { key, callers: VecDeque::new(), deficit: 0, in_turn: false, is_fresh: true };
                 flow.push(caller, items);
                 self.fresh.push_back(flow);
             }
@@ -91,13 +95,22 @@ impl<K: Eq, T> Batcher<K, T> {
             // Also an empty one: it waits in the ring for its next turn, or for leaving there.
             self.ring.extend(self.fresh.pop_front());
         }
+        // What those that were waiting may add to a batch of fresh flows.
+        let mut older_room = if batch.is_empty() { room } else { room.min(quantum) };
         while let Some(flow) = self.ring.front_mut() {
-            match flow.send(quantum, &mut room, &mut batch) {
+            let mut allowed = if flow.is_fresh { room } else { room.min(older_room) };
+            let before = allowed;
+            let stop = flow.send(quantum, &mut allowed, &mut batch);
+            let sent = before - allowed;
+            room -= sent;
+            older_room -= if flow.is_fresh { 0 } else { sent };
+            match stop {
                 Stop::BatchFull => break,
                 Stop::TurnOver => self.ring.rotate_left(1),
                 Stop::Empty => drop(self.ring.pop_front()),
             }
         }
+        self.ring.iter_mut().for_each(|flow| flow.is_fresh = false);
         batch
     }
 
@@ -229,6 +242,17 @@ mod tests {
     }
 
     #[test]
+    fn a_fresh_flow_shares_its_batch_with_no_more_than_a_quantum_of_those_that_were_waiting() {
+        let mut batcher = Batcher::new(Limits { batch_tokens_max: 20, quantum_tokens: 5 });
+        let push = |batcher: &mut Batcher<_, _>, flow, count| batcher.push(flow, 0, (0..count).map(|_| (2, flow)));
+        push(&mut batcher, "busy", 20);
+        assert_eq!(batcher.pick(|_| true).len(), 10, "alone it fills a batch");
+        push(&mut batcher, "new", 1);
+        assert_eq!(batcher.pick(|_| true), ["new", "busy", "busy"]);
+        assert_eq!(batcher.pick(|_| true).len(), 8, "the rest");
+    }
+
+    #[test]
     fn what_nobody_waits_for_costs_no_room() {
         let mut batcher = Batcher::new(Limits { batch_tokens_max: 4, quantum_tokens: 4 });
         batcher.push("a", 0, [(4, "gone"), (4, "kept"), (4, "gone")]);
@@ -242,7 +266,7 @@ mod tests {
     fn batches_until_picked(flows: usize, tokens: usize, longest: usize, limits: Limits) -> usize {
         let Limits { batch_tokens_max, quantum_tokens } = limits;
         let before = (flows - 1) * (2 * tokens.div_ceil(quantum_tokens) * quantum_tokens + longest);
-        2 * (before / (batch_tokens_max + 1)) + 2
+        2 * (before / (batch_tokens_max + 1)) + 2 + (flows - 1) * tokens.div_ceil(quantum_tokens)
     }
 
     proptest! {

@@ -36,8 +36,9 @@ pub use request::{
 use shadow::Shadows;
 
 /// Tokens that a pass is filled to. A longer one computes no more tokens a second (weights are packed once, and tokens go through the
-/// layers in smaller chunks anyway); it only lets those wait longer who come meanwhile. A longer sequence goes alone.
-const PASS_TOKENS: usize = 128;
+/// layers in smaller chunks anyway) unless its texts are equal, which share their lower layers; it lets those wait longer who come
+/// meanwhile. A longer sequence goes alone.
+const PASS_TOKENS: usize = 256;
 
 /// Flows that a full pass has room for: each of four busy adapters has its turn in every pass.
 const TURNS_A_PASS: usize = 4;
