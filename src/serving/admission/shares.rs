@@ -48,9 +48,11 @@ impl<F: Clone + Eq + Hash> Shares<F> {
         self.held_by(flow) == 0 || amount <= self.room(flow)
     }
 
-    /// Whether a caller may hold `amount` more. As much as it would then hold stays free in its flow, for those who come next.
+    /// Whether a caller may hold `amount` more. As much as it then holds must still be open to whoever comes next to its flow.
     pub(super) fn extends(&self, flow: &F, caller: CallerId, amount: usize) -> bool {
-        self.held_by(flow) == 0 || self.held_by_caller(flow, caller) + amount <= self.room(flow)
+        let held = self.held_by(flow);
+        held == 0
+            || self.held_by_caller(flow, caller) + amount <= room(self.free().saturating_sub(amount), held + amount)
     }
 
     pub(super) fn take(&mut self, flow: &F, caller: CallerId, amount: usize) {
@@ -96,10 +98,8 @@ impl<F: Clone + Eq + Hash> Shares<F> {
         self.capacity.saturating_sub(self.held)
     }
 
-    /// What the flow may take beyond what it holds.
     fn room(&self, flow: &F) -> usize {
-        let free = self.free();
-        (FLOW_WEIGHT * free).saturating_sub(self.held_by(flow)).min(free)
+        room(self.free(), self.held_by(flow))
     }
 
     fn held_by(&self, flow: &F) -> usize {
@@ -109,6 +109,11 @@ impl<F: Clone + Eq + Hash> Shares<F> {
     fn held_by_caller(&self, flow: &F, caller: CallerId) -> usize {
         self.flows.get(flow).and_then(|share| share.callers.get(&caller)).copied().unwrap_or(0)
     }
+}
+
+/// What a flow that holds `held` may take beyond it, of `free`.
+fn room(free: usize, held: usize) -> usize {
+    (FLOW_WEIGHT * free).saturating_sub(held).min(free)
 }
 
 #[cfg(test)]
@@ -163,6 +168,21 @@ mod tests {
         assert_eq!(taken, 800);
         assert!(shares.admits(&"flow", 800), "as much as the first holds");
         assert!(!shares.admits(&"flow", 801));
+    }
+
+    #[test]
+    fn however_many_callers_of_a_flow_go_on_one_more_finds_as_much_as_each_of_them() {
+        for callers in 1..9 {
+            let mut shares = Shares::new(1536);
+            let mut held = vec![0; callers as usize];
+            // each takes a window whenever it may, one after the other
+            while let Some(caller) = (0..callers).find(|&caller| shares.extends(&"flow", caller, 128)) {
+                shares.take(&"flow", caller, 128);
+                held[caller as usize] += 128;
+            }
+            let most = held.into_iter().max().unwrap();
+            assert!(shares.admits(&"flow", most), "{callers} callers hold up to {most} each");
+        }
     }
 
     #[test]
