@@ -82,8 +82,8 @@ pub struct Hyperparameters {
     pub target_modules: Option<Vec<String>>,
     /// Tokens, special ones included.
     pub max_length: usize,
-    /// Epochs without a better validation score before training stops.
-    pub early_stopping_patience: u32,
+    /// Epochs without a better validation score before training stops, counted after the warm-up; 0: never.
+    pub early_stopping_patience: Auto<u32>,
     pub dropout: f64,
     pub weight_decay: f64,
     /// Share of the steps over which the learning rate rises.
@@ -106,7 +106,7 @@ impl Default for Hyperparameters {
             layers: LayerChoice::Auto,
             target_modules: None,
             max_length: 128,
-            early_stopping_patience: 3,
+            early_stopping_patience: Auto::Auto,
             dropout: 0.1,
             weight_decay: 0.01,
             warmup_ratio: 0.06,
@@ -123,6 +123,56 @@ pub struct Gate {
     pub metric: GateMetric,
     pub min: f64,
     pub not_worse_than_active: bool,
+    /// Some: not the figure itself is compared, but the lower end of the interval that holds the true one so surely (0 to 1).
+    pub confidence: Option<f64>,
+    pub on: GateSplit,
+}
+
+impl Gate {
+    /// Whether the figure is that of the test split.
+    pub fn is_on_test(&self, spec: &FineTuneSpec) -> bool {
+        match self.on {
+            GateSplit::Auto => spec.test.is_some(),
+            GateSplit::Test => true,
+            GateSplit::Validation => false,
+        }
+    }
+
+    /// The split that the figure is measured on, if it is one of its own.
+    pub fn split_of<'a>(&self, spec: &'a FineTuneSpec) -> Option<&'a DataRef> {
+        if self.is_on_test(spec) { spec.test.as_ref() } else { spec.validation.as_ref() }
+    }
+}
+
+/// The rows that a gate's figure is measured on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GateSplit {
+    /// `test` where the job has one: nothing was chosen on it.
+    #[default]
+    Auto,
+    Test,
+    Validation,
+}
+
+impl GateSplit {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Test, Self::Validation];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Test => "test",
+            Self::Validation => "validation",
+        }
+    }
+}
+
+impl FromStr for GateSplit {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self, Error> {
+        let wanted = || Error::invalid(format!("{s:?} is none of \"auto\", \"test\" and \"validation\""));
+        Self::ALL.into_iter().find(|split| split.as_str() == s).ok_or_else(wanted)
+    }
 }
 
 /// NER: `f1`, `macro_f1`, `precision`, `recall`; classification: `accuracy`, `macro_f1`, `weighted_f1` (`f1` reads as `macro_f1`).
@@ -183,7 +233,7 @@ pub struct FineTuneSpec {
     pub family: Family,
     pub init_from: Option<AdapterRef>,
     pub train: DataRef,
-    /// None: a tenth of the training rows is held out.
+    /// None: some of the training rows are held out, or, where there are few, all of them are cross-validated.
     pub validation: Option<DataRef>,
     pub test: Option<DataRef>,
     pub hyperparameters: Hyperparameters,

@@ -25,7 +25,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use excerpt::Excerpt;
 pub use input::TextInput;
 pub use job::{
-    Auto, DataRef, FineTuneSpec, Gate, GateMetric, Hyperparameters, JobId, JobSpec, JobState, LayerChoice, Publish,
+    Auto, DataRef, FineTuneSpec, Gate, GateMetric, GateSplit, Hyperparameters, JobId, JobSpec, JobState, LayerChoice,
+    Publish,
 };
 pub use label::{LabelSet, Tag};
 pub use matrix::Matrix;

@@ -36,12 +36,15 @@ pub(super) fn shuffled(rows: usize, seed: u64) -> Vec<usize> {
     order
 }
 
-/// The rows to hold out: a tenth, at least one, ascending.
-pub(super) fn held_out(rows: usize, seed: u64) -> Vec<usize> {
-    let mut order = shuffled(rows, seed_of(seed, Draw::HoldOut, [0, 0]));
-    order.truncate((rows / 10).max(1));
-    order.sort_unstable();
-    order
+/// Deals `keys.len()` rows out to `folds`, so that each fold has its share of every key: the fold of each row.
+///
+/// The rows of a key follow each other, in an order of `seed`'s own, and the folds take turns.
+pub(super) fn deal<K: Ord>(keys: &[K], folds: usize, seed: u64) -> Vec<usize> {
+    let mut order = shuffled(keys.len(), seed_of(seed, Draw::HoldOut, [0, 0]));
+    order.sort_by(|&a, &b| keys[a].cmp(&keys[b])); // stable: as shuffled inside a key
+    let mut fold_of = vec![0; keys.len()];
+    order.into_iter().enumerate().for_each(|(at, row)| fold_of[row] = at % folds);
+    fold_of
 }
 
 /// One epoch's order of rows, cut into batches.
@@ -94,13 +97,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_is_held_out_and_at_least_one_row() {
-        for (rows, expected) in [(0, 0), (1, 1), (2, 1), (19, 1), (20, 2), (100, 10)] {
-            let held_out = held_out(rows, 3);
-            assert_eq!(held_out.len(), expected, "of {rows}");
-            assert!(held_out.is_sorted() && held_out.iter().all(|&row| row < rows));
+    fn every_fold_gets_its_share_of_every_key() {
+        let keys: Vec<&str> = (0..60).map(|row| ["a", "b", "b", "c", "c", "c"][row % 6]).collect();
+        let fold_of = deal(&keys, 5, 3);
+        for (key, wanted) in [("a", 2), ("b", 4), ("c", 6)] {
+            for fold in 0..5 {
+                let here = (0..60).filter(|&row| keys[row] == key && fold_of[row] == fold).count();
+                assert_eq!(here, wanted, "{key} in fold {fold}");
+            }
         }
-        assert_ne!(held_out(100, 1), held_out(100, 2));
+        assert_eq!(fold_of, deal(&keys, 5, 3));
+        assert_ne!(fold_of, deal(&keys, 5, 4));
+        assert_eq!(deal::<&str>(&[], 5, 3), Vec::<usize>::new());
     }
 
     #[test]

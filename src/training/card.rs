@@ -10,8 +10,9 @@ use crate::domain::{
     Error, Family, FineTuneSpec, HeadForm, Hyperparameters, LabelSet, LayerChoice, ProblemType, Result,
 };
 use crate::model::Encoder;
+use crate::training::calibrate::Calibration;
 use crate::training::checkpoint::State;
-use crate::training::evaluate::Evaluation;
+use crate::training::evaluate::{Evaluation, Method};
 use crate::training::fine_tune::FineTuneSetup;
 use crate::training::settle::Recipe;
 use crate::training::trainer::metrics;
@@ -40,7 +41,7 @@ fn auto_layers(family: Family) -> usize {
 }
 
 /// Layer numbers, ascending.
-fn chosen_layers(choice: &LayerChoice, family: Family, layers: usize) -> Result<Vec<usize>> {
+pub(super) fn chosen_layers(choice: &LayerChoice, family: Family, layers: usize) -> Result<Vec<usize>> {
     let chosen: BTreeSet<usize> = match choice {
         LayerChoice::Auto => (layers.saturating_sub(auto_layers(family))..layers).collect(),
         LayerChoice::Last(count) => (layers.saturating_sub(*count)..layers).collect(),
@@ -93,18 +94,40 @@ pub(super) struct Account<'a> {
     pub run: &'a str,
     pub validation: &'a Evaluation,
     pub test: Option<&'a Evaluation>,
+    pub calibration: Option<&'a Calibration>,
+    pub warnings: &'a [String],
+}
+
+/// What reports and cards say of a calibration.
+pub(super) fn calibration_to_json(calibration: &Calibration) -> Value {
+    json!({
+        "temperature": calibration.temperature,
+        "ece_before": calibration.ece_before,
+        "ece_after": calibration.ece_after,
+    })
+}
+
+/// Which rows a figure is of, and where the true one may be.
+fn measured(evaluation: &Evaluation) -> Value {
+    json!({
+        "rows": evaluation.rows,
+        "method": evaluation.method.as_str(),
+        "metric": evaluation.interval_metric,
+        "interval": evaluation.interval,
+        "confidence": evaluation.confidence,
+    })
 }
 
 /// The card's `training`.
 pub(super) fn account(account: &Account<'_>) -> Value {
-    let Account { spec, recipe, rows, state, run, validation, test } = account;
+    let Account { spec, recipe, rows, state, run, validation, test, calibration, warnings } = account;
     let figures = |evaluation: &Evaluation| -> serde_json::Map<String, Value> {
         metrics(evaluation).into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
     };
     json!({
         "data": {
             "train": spec.train.to_string(),
-            "validation": spec.validation.as_ref().map_or_else(|| "a tenth of train".to_owned(), ToString::to_string),
+            "validation": spec.validation.as_ref().map_or_else(|| held_out(validation.method).to_owned(), ToString::to_string),
             "test": spec.test.as_ref().map(ToString::to_string),
             "rows": rows,
             "validation_rows": validation.rows,
@@ -121,14 +144,26 @@ pub(super) fn account(account: &Account<'_>) -> Value {
             "dropout": recipe.dropout,
             "weight_decay": recipe.weight_decay,
             "max_gradient_norm": recipe.max_gradient_norm,
-            "early_stopping_patience": recipe.patience,
+            "early_stopping_patience_steps": recipe.patience_steps,
             "warm_start": recipe.warm_start,
         },
         "steps": state.step,
         "best_step": state.best.as_ref().map(|best| best.step),
         "metrics": { "validation": figures(validation), "test": test.map(figures) },
+        "validation": measured(validation),
+        "test": test.map(measured),
+        "calibration": calibration.map(calibration_to_json),
+        "warnings": warnings,
         "job": { "kind": "fine_tune", "run": run },
     })
+}
+
+/// What validated where the spec names no split.
+fn held_out(method: Method) -> &'static str {
+    match method {
+        Method::Split => "a tenth of train",
+        Method::CrossValidation => "cross-validation of train",
+    }
 }
 
 #[cfg(test)]

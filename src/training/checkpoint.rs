@@ -28,8 +28,8 @@ pub(super) struct State {
     pub best: Option<Best>,
     /// The step after which the last validation was.
     pub validated: u64,
-    /// Epochs since the best one.
-    pub stale_epochs: u32,
+    /// The step after which the best score so far was reached first.
+    pub improved: u64,
     /// One for each step.
     pub losses: Vec<f32>,
 }
@@ -52,7 +52,7 @@ impl State {
             adam,
             best: None,
             validated: 0,
-            stale_epochs: 0,
+            improved: 0,
             losses: Vec::new(),
         }
     }
@@ -169,7 +169,7 @@ impl Saved for State {
             ("step".to_owned(), self.step.to_string()),
             ("updates".to_owned(), self.adam.updates.to_string()),
             ("validated".to_owned(), self.validated.to_string()),
-            ("stale_epochs".to_owned(), self.stale_epochs.to_string()),
+            ("improved".to_owned(), self.improved.to_string()),
         ]);
         if let Some(best) = &self.best {
             metadata.insert("best_step".to_owned(), best.step.to_string());
@@ -210,7 +210,7 @@ impl Saved for State {
             adam,
             best: best.transpose()?,
             validated: number(metadata, "validated")?,
-            stale_epochs: number(metadata, "stale_epochs")?,
+            improved: number(metadata, "improved")?,
             losses: vectors.get("losses")?,
         })
     }
@@ -261,7 +261,7 @@ mod tests {
             adam,
             best: Some(best),
             validated: 1,
-            stale_epochs: 2,
+            improved: 2,
             losses: vec![0.7; 3],
         }
     }

@@ -7,19 +7,23 @@ use std::time::Instant;
 use tracing::info;
 
 use crate::adapter::{AdapterBundle, AdapterFiles};
-use crate::domain::{Digest, Error, Family, FineTuneSpec, GateMetric, Result};
+use crate::domain::{Digest, Error, FineTuneSpec, Result};
 use crate::model::Encoder;
 use crate::model::kernels::give_back_memory;
 use crate::text::Tokenizer;
-use crate::training::card::{Account, account};
+use crate::training::calibrate::Calibration;
+use crate::training::card::{Account, account, calibration_to_json};
 use crate::training::collate::check_family;
-use crate::training::data::Data;
+use crate::training::cross_validate::{Progress, cross_validate};
+use crate::training::data::{Data, FOLDS};
 use crate::training::dataset::{Example, Split};
-use crate::training::evaluate::Evaluation;
-use crate::training::plan::Plan;
+use crate::training::doubts::doubts;
+use crate::training::evaluate::{Asked, Evaluation, Method};
+use crate::training::plan::{Plan, recipe};
 use crate::training::pre_finetune::Measurement;
-use crate::training::predict::{Held, Predicted};
+use crate::training::predict::{Answer, Held, Predicted, is_multi_label};
 use crate::training::prefix::KEPT_BYTES_MAX;
+use crate::training::trainer::metrics;
 use crate::training::workers::{Halt, Run, Workers};
 
 /// Everything a run needs. The same setup (spec, data, seed, threads) gives the same adapter bytes.
@@ -56,6 +60,8 @@ pub enum Control {
 #[derive(Clone, Debug, PartialEq)]
 pub enum TrainingEvent {
     Message(String),
+    /// Something that the figures alone would hide.
+    Warning(String),
     /// What `auto` became.
     Settled {
         epochs: u32,
@@ -75,8 +81,14 @@ pub enum TrainingEvent {
     Validation {
         step: u64,
         epoch: u32,
-        metrics: Vec<(&'static str, f64)>,
+        validated: Validated,
         best: bool,
+    },
+    /// Validation was no better for as long as the run waits: it ends after `step` of `steps`, with the weights of step `kept`.
+    StoppedEarly {
+        step: u64,
+        steps: u64,
+        kept: u64,
     },
     Checkpoint {
         step: u64,
@@ -86,6 +98,23 @@ pub enum TrainingEvent {
     Measured(Measurement),
     /// Training is over; validation and test are evaluated now.
     Evaluating,
+}
+
+/// A validation's headline figures, the rows they are of, and where the true one of them may be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validated {
+    pub metrics: Vec<(&'static str, f64)>,
+    pub rows: usize,
+    pub method: Method,
+    /// Low and high, of the metric that the run is chosen or gated by.
+    pub interval: Option<[f64; 2]>,
+}
+
+impl Validated {
+    pub(super) fn of(evaluation: &Evaluation) -> Self {
+        let Evaluation { rows, method, interval, .. } = *evaluation;
+        Self { metrics: metrics(evaluation), rows, method, interval }
+    }
 }
 
 /// Who watches and steers a run.
@@ -98,6 +127,10 @@ pub struct TrainedAdapter {
     pub files: AdapterFiles,
     pub validation: Evaluation,
     pub test: Option<Evaluation>,
+    /// As the card has it: `temperature`, `ece_before`, `ece_after`; null where there was too little to fit one to.
+    pub calibration: serde_json::Value,
+    /// What the figures alone would hide.
+    pub warnings: Vec<String>,
     pub rows_per_second: f64,
     pub tokens_per_second: f64,
 }
@@ -123,9 +156,13 @@ pub fn fine_tune(mut setup: FineTuneSetup, observer: &mut dyn Observer) -> Resul
 fn run(setup: &mut FineTuneSetup, observer: &mut dyn Observer) -> Run<TrainedAdapter> {
     let data = Data::take(setup)?;
     let setup = &*setup;
-    let plan = Plan::new(setup, &data)?;
+    let plan = Plan::new(setup, &data, setup.checkpoint_folder.clone())?;
     observer.event(plan.settled());
     info!(job = setup.job_id, run = plan.checkpoints.run, steps = plan.recipe.steps, "fine-tuning");
+
+    let mut progress = Progress::of(observer, steps_of_all(setup, &data, &plan));
+    let crossed = data.is_cross_validated().then(|| cross_validate(setup, &data, &mut progress)).transpose()?;
+    let observer = &mut progress.part(plan.recipe.steps, None);
 
     let mut budget = KEPT_BYTES_MAX;
     let training = setup.hold(&plan.adapter, &data.training, &mut budget, observer)?;
@@ -139,11 +176,20 @@ fn run(setup: &mut FineTuneSetup, observer: &mut dyn Observer) -> Run<TrainedAda
     let (rows_per_second, tokens_per_second) = pace.per_second(Instant::now());
 
     observer.event(TrainingEvent::Evaluating);
-    let mut trained = plan.adapter_of(setup, &state)?;
-    let name = setup.spec.validation.as_ref().unwrap_or(&setup.spec.train).to_string();
-    let steer = &mut || observer.control();
-    let validation = validation.evaluate(&setup.encoder, &trained, &name, Workers(setup.threads), steer)?;
+    let trained = plan.adapter_of(setup, &state)?;
+    let answered = match crossed {
+        Some(answers) => Answered { examples: &data.training, answers, method: Method::CrossValidation },
+        None => {
+            let steer = &mut || observer.control();
+            let answers = validation.answers(&setup.encoder, &trained, Workers(setup.threads), steer)?;
+            Answered { examples: &data.validation, answers, method: Method::Split }
+        }
+    };
+    let (mut trained, calibration) = answered.calibrate(setup, trained)?;
+    let validation = answered.evaluate(setup, &trained, calibration.as_ref());
     let test = setup.test.as_ref().map(|test| setup.evaluate_test(&trained, test, observer)).transpose()?;
+    let warnings = doubts(&validation, test.as_ref(), &data.labels);
+    warnings.iter().for_each(|warning| observer.event(TrainingEvent::Warning(warning.clone())));
     trained.card.training = Some(account(&Account {
         spec: &setup.spec,
         recipe: &plan.recipe,
@@ -152,9 +198,52 @@ fn run(setup: &mut FineTuneSetup, observer: &mut dyn Observer) -> Run<TrainedAda
         run: &plan.checkpoints.run,
         validation: &validation,
         test: test.as_ref(),
+        calibration: calibration.as_ref(),
+        warnings: &warnings,
     }));
     let files = trained.to_files(&setup.encoder)?;
-    Ok(TrainedAdapter { files, validation, test, rows_per_second, tokens_per_second })
+    let calibration = calibration.as_ref().map_or(serde_json::Value::Null, calibration_to_json);
+    Ok(TrainedAdapter { files, validation, test, calibration, warnings, rows_per_second, tokens_per_second })
+}
+
+/// Steps of the run and of the folds before it.
+fn steps_of_all(setup: &FineTuneSetup, data: &Data, plan: &Plan) -> u64 {
+    let folds = (0..FOLDS).filter(|_| data.is_cross_validated());
+    let of_fold = |fold: usize| recipe(setup, data, data.fold(fold).0.training.len()).steps;
+    folds.map(of_fold).sum::<u64>() + plan.recipe.steps
+}
+
+/// Rows that measure a run, and what was said of each by a model that has not seen it.
+struct Answered<'a> {
+    examples: &'a [Example],
+    answers: Vec<Answer>,
+    method: Method,
+}
+
+impl Answered<'_> {
+    fn calibrate(&self, setup: &FineTuneSetup, trained: AdapterBundle) -> Result<(AdapterBundle, Option<Calibration>)> {
+        let calibration = Calibration::fit(&trained, self.examples, &self.answers);
+        let trained = match &calibration {
+            Some(calibration) => calibration.apply(trained, &setup.encoder)?,
+            None => trained,
+        };
+        Ok((trained, calibration))
+    }
+
+    /// The report on the answers as `trained`, which is calibrated, would give them.
+    fn evaluate(
+        &self,
+        setup: &FineTuneSetup,
+        trained: &AdapterBundle,
+        calibration: Option<&Calibration>,
+    ) -> Evaluation {
+        let temperature = calibration.map_or(1.0, |calibration| calibration.temperature as f32);
+        let answers = self.answers.iter().map(|answer| answer.cooled(temperature)).collect();
+        let name = setup.spec.validation.as_ref().unwrap_or(&setup.spec.train).to_string();
+        let predicted = Predicted::of(trained, self.examples, answers);
+        let evaluation = predicted.evaluate(&name, setup.train.multi_label, setup.asked());
+        Evaluation { method: self.method, ..evaluation }
+    }
 }
 
 impl FineTuneSetup {
@@ -164,16 +253,15 @@ impl FineTuneSetup {
     }
 
     /// What the gate asks for, else what the task is usually measured by.
-    pub(super) fn selection_metric(&self) -> GateMetric {
-        let usual = match self.spec.family {
-            Family::Ner => GateMetric::F1,
-            Family::Classify if self.train.multi_label => GateMetric::MacroF1,
-            Family::Classify => GateMetric::Accuracy,
-        };
-        self.spec.gate.as_ref().map_or(usual, |gate| gate.metric)
+    pub(super) fn asked(&self) -> Asked {
+        let usual = Asked::usual(self.spec.family, self.train.multi_label);
+        self.spec.gate.as_ref().map_or(usual, |gate| Asked {
+            metric: gate.metric,
+            confidence: gate.confidence.unwrap_or(usual.confidence),
+        })
     }
 
-    fn hold<'a>(
+    pub(super) fn hold<'a>(
         &self,
         adapter: &AdapterBundle,
         examples: &'a [Example],
@@ -188,7 +276,7 @@ impl FineTuneSetup {
         let held = self.hold(adapter, &test.examples, &mut 0, observer)?;
         let name = self.spec.test.as_ref().map(ToString::to_string).unwrap_or_default();
         let steer = &mut || observer.control();
-        held.evaluate(&self.encoder, adapter, &name, Workers(self.threads), steer)
+        held.evaluate(&self.encoder, adapter, &name, self.asked(), Workers(self.threads), steer)
     }
 }
 
@@ -217,7 +305,8 @@ pub fn evaluate_adapter(
     check_family(&split.examples, adapter.family())?;
     let (workers, steer) = (Workers(threads), &mut || Control::Continue);
     let held = Held::prepare((encoder, tokenizer), adapter, &split.examples, &mut 0, workers, steer);
-    let evaluation = held.and_then(|held| held.evaluate(encoder, adapter, dataset, workers, steer));
+    let asked = Asked::usual(adapter.family(), is_multi_label(adapter));
+    let evaluation = held.and_then(|held| held.evaluate(encoder, adapter, dataset, asked, workers, steer));
     evaluation.map_err(|halt| match halt {
         Halt::Failed(error) => error,
         Halt::Stopped(_) => Error::internal("an evaluation that nobody stops was stopped"),

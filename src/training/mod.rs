@@ -1,11 +1,14 @@
 //! From dataset to evaluated adapter: formats and their doctor, losses, the loop, evaluation, checkpoints. Plain synchronous code; leaves queueing and publishing to `serving`.
 
 mod batches;
+mod calibrate;
 mod card;
 mod checkpoint;
 mod collate;
+mod cross_validate;
 mod data;
 pub mod dataset;
+mod doubts;
 mod evaluate;
 mod fine_tune;
 mod labels;
@@ -25,11 +28,11 @@ mod warm_start;
 mod workers;
 
 pub use evaluate::{
-    ClassificationReport, ClassificationRow, Confusion, Evaluation, NerReport, NerRow, Scores, Span, WorstError,
-    evaluate_classification, evaluate_ner, spans,
+    ClassificationReport, ClassificationRow, Confusion, Evaluation, Method, NerReport, NerRow, Scores, Span,
+    WorstError, evaluate_classification, evaluate_ner, spans,
 };
 pub use fine_tune::{
-    Control, FineTuneSetup, Observer, Outcome, TrainedAdapter, TrainingEvent, evaluate_adapter, fine_tune,
+    Control, FineTuneSetup, Observer, Outcome, TrainedAdapter, TrainingEvent, Validated, evaluate_adapter, fine_tune,
 };
 pub use pre_finetune::{Measurement, PoolSet, PreFinetuneOutcome, PreFinetuneSetup, PreFinetuned, pre_finetune};
 pub use workers::yield_to_inference;

@@ -1,17 +1,20 @@
 //! What a run trains, by which numbers, from where: settled before the first step. Leaves the steps to `trainer`.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::adapter::{AdapterBundle, LoraConfig};
-use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, Result};
-use crate::training::card::{card, lora_config};
+use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, LayerChoice, Result};
+use crate::training::card::{card, chosen_layers, lora_config};
 use crate::training::checkpoint::{Checkpoints, State};
 use crate::training::data::Data;
 use crate::training::fine_tune::{FineTuneSetup, Observer, TrainingEvent};
 use crate::training::pace::Pace;
 use crate::training::predict::Held;
 use crate::training::settle::Recipe;
-use crate::training::trainer::Trainer;
+use crate::training::trainer::{Judge, Trainer};
 use crate::training::variables::Variables;
 use crate::training::warm_start::{WarmStart, are_few};
 use crate::training::workers::{Run, Workers};
@@ -30,16 +33,15 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(setup: &FineTuneSetup, data: &Data) -> Result<Self> {
+    /// `checkpoint_folder`: where this run keeps its own.
+    pub(super) fn new(setup: &FineTuneSetup, data: &Data, checkpoint_folder: PathBuf) -> Result<Self> {
         let is_few = are_few(data.training.len(), data.labels.len());
         let fresh = fresh_adapter(setup, &data.labels, pools_mean(setup, is_few))?;
         let (adapter, variables) = Variables::of(&fresh, &setup.encoder)?;
-        let knows_names = setup.init.as_ref().is_some_and(|init| init.card.head == HeadForm::Concepts);
-        let begins_warm = is_few || knows_names;
-        let recipe = Recipe::settle(setup.spec.family, &setup.spec.hyperparameters, data.training.len(), begins_warm);
+        let recipe = recipe(setup, data, data.training.len());
         let initial = variables.flat()?;
         let checkpoints = Checkpoints {
-            folder: setup.checkpoint_folder.clone(),
+            folder: checkpoint_folder,
             run: run_digest(setup, &recipe, data, &initial),
             threads: setup.threads,
         };
@@ -68,8 +70,9 @@ impl Plan {
             variables: &self.variables,
             training,
             targets: &training.sequences.targets(&data.training, &data.labels, setup.train.multi_label)?,
-            validation,
-            metric: setup.selection_metric(),
+            judge: data
+                .judges(setup.spec.hyperparameters.early_stopping_patience)
+                .then(|| Judge { validation, asked: setup.asked() }),
             recipe: &self.recipe,
             workers: Workers(setup.threads),
             checkpoints: &self.checkpoints,
@@ -115,6 +118,13 @@ impl Plan {
     }
 }
 
+/// The recipe for `rows` of `data`'s labels.
+pub(super) fn recipe(setup: &FineTuneSetup, data: &Data, rows: usize) -> Recipe {
+    let is_few = are_few(rows, data.labels.len());
+    let knows_names = setup.init.as_ref().is_some_and(|init| init.card.head == HeadForm::Concepts);
+    Recipe::settle(setup.spec.family, &setup.spec.hyperparameters, rows, is_few || knows_names)
+}
+
 /// What a classifier reads, if the setup does not say: what the adapter to start from reads, else the mean of the tokens where rows
 /// are few (its space needs no pooler to be learnt), else what the architecture's own does.
 fn pools_mean(setup: &FineTuneSetup, is_few: bool) -> bool {
@@ -130,7 +140,7 @@ fn fresh_adapter(setup: &FineTuneSetup, labels: &LabelSet, pools_mean: bool) -> 
     let spec = &setup.spec;
     let config = match &setup.init {
         // what it was trained for is not what it is trained for now
-        Some(init) => LoraConfig { task_type: None, ..init.config.clone() },
+        Some(init) => grown(setup, &init.config)?,
         None => lora_config(spec.family, &spec.hyperparameters, &setup.encoder)?,
     };
     let card = card(setup, labels, pools_mean);
@@ -148,6 +158,22 @@ fn fresh_adapter(setup: &FineTuneSetup, labels: &LabelSet, pools_mean: bool) -> 
     let kept =
         init.trainable().into_iter().filter(|(name, _)| own.contains(name) && (same_labels || name.contains("lora_")));
     fresh.with_tensors(&setup.encoder, &kept.collect())
+}
+
+/// The configuration of the adapter to start from, and fresh LoRA of the same rank in the layers that `auto` has besides: what it has
+/// learnt stays where it is, and the new task has as much room as it has without it.
+fn grown(setup: &FineTuneSetup, init: &LoraConfig) -> Result<LoraConfig> {
+    let asked = &setup.spec.hyperparameters;
+    let layers = match (&init.layers_to_transform, &asked.layers) {
+        (Some(own), LayerChoice::Auto) => {
+            let wanted = chosen_layers(&asked.layers, setup.spec.family, setup.encoder.config().layers)?;
+            let both: BTreeSet<usize> = own.iter().copied().chain(wanted).collect();
+            Some(both.into_iter().collect())
+        }
+        (own, _) => own.clone(),
+    };
+    // what it was trained for is not what it is trained for now
+    Ok(LoraConfig { task_type: None, layers_to_transform: layers, ..init.clone() })
 }
 
 /// The newest checkpoint of this very run, or its beginning.
@@ -169,7 +195,7 @@ fn resume(checkpoints: &Checkpoints, initial: &[f32], observer: &mut dyn Observe
 fn run_digest(setup: &FineTuneSetup, recipe: &Recipe, data: &Data, initial: &[f32]) -> String {
     let mut hasher = Sha256::new();
     // Debug forms quote their strings, so no two rows read alike
-    hasher.update(format!("{} {recipe:?} {:?}\n", setup.fingerprint, setup.selection_metric()));
+    hasher.update(format!("{} {recipe:?} {:?}\n", setup.fingerprint, setup.asked()));
     hasher.update(format!("{} {:?} {}\n", setup.spec.family, data.labels, setup.max_length()));
     initial.iter().for_each(|number| hasher.update(number.to_le_bytes()));
     for example in data.training.iter().chain(&data.validation) {

@@ -6,12 +6,12 @@ use crate::model::{Encoder, HeadKind, Mode, SegmentAdapters};
 use crate::text::{Tokenizer, merge, softmax_rows};
 use crate::training::collate::{Prepared, Sequences};
 use crate::training::dataset::Example;
-use crate::training::evaluate::{ClassificationRow, Evaluation, NerRow};
+use crate::training::evaluate::{Asked, ClassificationRow, Evaluation, NerRow};
 use crate::training::prefix::{Prefix, bounds, pieces};
 use crate::training::workers::{Run, Steer, Workers};
 
 /// A label of a multi-label adapter holds from here on, unless its card says otherwise.
-const THRESHOLD: f32 = 0.5;
+pub(super) const THRESHOLD: f32 = 0.5;
 
 /// A split ready to be predicted, again and again.
 pub(super) struct Held<'a> {
@@ -20,10 +20,61 @@ pub(super) struct Held<'a> {
     pub prefix: Prefix,
 }
 
+/// What an adapter says of one example, before scores are made of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Answer {
+    /// The logits of each word's first token; None of a word without tokens, or past the end.
+    Words(Vec<Option<Vec<f32>>>),
+    Text(Vec<f32>),
+}
+
 /// An adapter's answers, a row an example.
 pub(super) enum Predicted {
     Ner(Vec<NerRow>),
     Classify(Vec<ClassificationRow>),
+}
+
+impl Answer {
+    fn of(family: Family, prepared: &Prepared, windows: &[Matrix]) -> Self {
+        match family {
+            Family::Ner => {
+                let logits = merge(&prepared.fitted, windows);
+                let of_token = |token: usize| (token < logits.rows()).then(|| logits.row(token).to_vec());
+                Self::Words(prepared.firsts.iter().map(|first| first.and_then(of_token)).collect())
+            }
+            Family::Classify => Self::Text(windows.first().map_or_else(Vec::new, |logits| logits.row(0).to_vec())),
+        }
+    }
+
+    /// The logits over `temperature`.
+    pub(super) fn cooled(&self, temperature: f32) -> Self {
+        let cool = |logits: &Vec<f32>| logits.iter().map(|logit| logit / temperature).collect::<Vec<f32>>();
+        match self {
+            Self::Words(words) => Self::Words(words.iter().map(|logits| logits.as_ref().map(cool)).collect()),
+            Self::Text(logits) => Self::Text(cool(logits)),
+        }
+    }
+}
+
+impl Predicted {
+    /// The labels that `adapter`'s head gives for `answers` to `examples`.
+    pub(super) fn of(adapter: &AdapterBundle, examples: &[Example], answers: Vec<Answer>) -> Self {
+        let rows = examples.iter().zip(answers);
+        match adapter.family() {
+            Family::Ner => Self::Ner(rows.filter_map(|(example, answer)| ner_row(adapter, example, answer)).collect()),
+            Family::Classify => Self::Classify(
+                rows.filter_map(|(example, answer)| classification_row(adapter, example, answer)).collect(),
+            ),
+        }
+    }
+
+    /// The report on them.
+    pub(super) fn evaluate(&self, dataset: &str, label_sets: bool, asked: Asked) -> Evaluation {
+        match self {
+            Self::Ner(rows) => Evaluation::ner_about(dataset, rows, asked),
+            Self::Classify(rows) => Evaluation::classification_about(dataset, rows, label_sets, asked),
+        }
+    }
 }
 
 /// (tokens, labels) or (sequences, labels) for `which` sequences, end to end.
@@ -75,13 +126,12 @@ impl<'a> Held<'a> {
         encoder: &Encoder,
         adapter: &AdapterBundle,
         dataset: &str,
+        asked: Asked,
         workers: Workers,
         steer: Steer<'_>,
     ) -> Run<Evaluation> {
-        Ok(match self.predict(encoder, adapter, workers, steer)? {
-            Predicted::Ner(rows) => Evaluation::ner(dataset, &rows),
-            Predicted::Classify(rows) => Evaluation::classification(dataset, &rows, is_multi_label(adapter)),
-        })
+        let predicted = self.predict(encoder, adapter, workers, steer)?;
+        Ok(predicted.evaluate(dataset, is_multi_label(adapter), asked))
     }
 
     /// The answer to each example, in order.
@@ -92,23 +142,25 @@ impl<'a> Held<'a> {
         workers: Workers,
         steer: Steer<'_>,
     ) -> Run<Predicted> {
+        let answers = self.answers(encoder, adapter, workers, steer)?;
+        Ok(Predicted::of(adapter, self.examples, answers))
+    }
+
+    /// What the adapter says of each example, in order.
+    pub(super) fn answers(
+        &self,
+        encoder: &Encoder,
+        adapter: &AdapterBundle,
+        workers: Workers,
+        steer: Steer<'_>,
+    ) -> Run<Vec<Answer>> {
         let logits = self.logits(encoder, adapter, workers, steer)?;
         let mut logits = logits.into_iter();
-        let rows = self.examples.iter().zip(&self.sequences.examples);
-        let answers = rows.map(|(example, prepared)| {
+        let answers = self.sequences.examples.iter().map(|prepared| {
             let windows: Vec<Matrix> = logits.by_ref().take(prepared.fitted.windows.len()).collect();
-            (example, prepared, windows)
+            Answer::of(adapter.family(), prepared, &windows)
         });
-        Ok(match adapter.family() {
-            Family::Ner => Predicted::Ner(
-                answers.filter_map(|(example, prepared, w)| ner_row(adapter, example, prepared, &w)).collect(),
-            ),
-            Family::Classify => Predicted::Classify(
-                answers
-                    .filter_map(|(example, _, w)| classification_row(adapter, example, w.into_iter().next()?))
-                    .collect(),
-            ),
-        })
+        Ok(answers.collect())
     }
 
     /// One matrix a sequence, in order.
@@ -136,17 +188,16 @@ impl<'a> Held<'a> {
     }
 }
 
-fn is_multi_label(adapter: &AdapterBundle) -> bool {
+pub(super) fn is_multi_label(adapter: &AdapterBundle) -> bool {
     adapter.card.problem_type == ProblemType::MultiLabel
 }
 
 /// The tag of each word is that of its first token; a word without tokens, or past the end, is outside.
-fn ner_row(adapter: &AdapterBundle, example: &Example, prepared: &Prepared, windows: &[Matrix]) -> Option<NerRow> {
-    let Example::Ner { words, tags } = example else { return None };
-    let scores = softmax_rows(merge(&prepared.fitted, windows));
-    let answers = prepared.firsts.iter().map(|first| match first.filter(|&token| token < scores.rows()) {
-        Some(token) => {
-            let (label, score) = highest(scores.row(token));
+fn ner_row(adapter: &AdapterBundle, example: &Example, answer: Answer) -> Option<NerRow> {
+    let (Example::Ner { words, tags }, Answer::Words(answers)) = (example, answer) else { return None };
+    let answers = answers.into_iter().map(|logits| match logits {
+        Some(logits) => {
+            let (label, score) = highest(&probabilities(logits));
             (adapter.labels.get(label).unwrap_or("O").to_owned(), score)
         }
         None => ("O".to_owned(), 1.0),
@@ -155,16 +206,26 @@ fn ner_row(adapter: &AdapterBundle, example: &Example, prepared: &Prepared, wind
     Some(NerRow { words: words.clone(), gold: tags.clone(), predicted, scores })
 }
 
-fn classification_row(adapter: &AdapterBundle, example: &Example, logits: Matrix) -> Option<ClassificationRow> {
-    let Example::Classify { text, text_pair, labels: gold } = example else { return None };
+fn classification_row(adapter: &AdapterBundle, example: &Example, answer: Answer) -> Option<ClassificationRow> {
+    let (Example::Classify { text, text_pair, labels: gold }, Answer::Text(logits)) = (example, answer) else {
+        return None;
+    };
     let text = text_pair.as_ref().map_or_else(|| text.clone(), |pair| format!("{text} | {pair}"));
     let (predicted, score) = if is_multi_label(adapter) {
-        set_of_labels(adapter, logits.row(0), gold)
+        set_of_labels(adapter, &logits, gold)
     } else {
-        let (label, score) = highest(softmax_rows(logits).row(0));
+        let (label, score) = highest(&probabilities(logits));
         (adapter.labels.get(label).map(str::to_owned).into_iter().collect(), score)
     };
     Some(ClassificationRow { text, gold: gold.clone(), predicted, score })
+}
+
+/// Softmax.
+pub(super) fn probabilities(logits: Vec<f32>) -> Vec<f32> {
+    match logits.len() {
+        0 => logits,
+        labels => softmax_rows(Matrix::new(labels, logits)).data().to_vec(),
+    }
 }
 
 /// The labels whose sigmoid reaches their threshold, and how far the score that is furthest from its gold value is from it.
@@ -182,6 +243,6 @@ fn set_of_labels(adapter: &AdapterBundle, logits: &[f32], gold: &[String]) -> (V
 }
 
 /// The first of the highest numbers.
-fn highest(row: &[f32]) -> (usize, f32) {
+pub(super) fn highest(row: &[f32]) -> (usize, f32) {
     row.iter().copied().enumerate().fold((0, f32::NEG_INFINITY), |best, next| if next.1 > best.1 { next } else { best })
 }

@@ -1,4 +1,4 @@
-//! The loop: batch, gradient, update; validation at every epoch's end; checkpoints. Leaves what is trained on what to `fine_tune`.
+//! The loop: batch, gradient, update; validation where the recipe wants it; checkpoints. Leaves what is trained on what to `fine_tune`.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use crate::domain::{Decay, Error, GateMetric, Result};
 use crate::model::{Encoder, Mode};
 use crate::training::batches::{Draw, Epoch, seed_of, shards};
 use crate::training::checkpoint::{Best, Checkpoints, State};
-use crate::training::evaluate::Evaluation;
-use crate::training::fine_tune::{Control, Observer, TrainingEvent};
+use crate::training::evaluate::{Asked, Evaluation};
+use crate::training::fine_tune::{Control, Observer, TrainingEvent, Validated};
 use crate::training::objective::Targets;
 use crate::training::optimizer::{Group, clip};
 use crate::training::pace::Pace;
@@ -30,12 +30,17 @@ pub(super) struct Trainer<'a> {
     pub training: &'a Held<'a>,
     /// Of each training sequence.
     pub targets: &'a [Targets],
-    pub validation: &'a Held<'a>,
-    /// What the best epoch is chosen by.
-    pub metric: GateMetric,
+    /// What chooses among the weights along the way; None: the last ones are kept.
+    pub judge: Option<Judge<'a>>,
     pub recipe: &'a Recipe,
     pub workers: Workers,
     pub checkpoints: &'a Checkpoints,
+}
+
+/// Rows that choose the best weights, and by what.
+pub(super) struct Judge<'a> {
+    pub validation: &'a Held<'a>,
+    pub asked: Asked,
 }
 
 /// One thread's part of a step.
@@ -60,7 +65,7 @@ impl Trainer<'_> {
         let groups = self.variables.groups(self.recipe);
         let mut epoch = None;
         loop {
-            let owes_validation = state.step > state.validated && self.ends_epoch(state.step);
+            let owes_validation = state.step > state.validated && self.is_milestone(state.step);
             if owes_validation {
                 self.validate(state, observer)?;
             }
@@ -69,6 +74,7 @@ impl Trainer<'_> {
                 saved_at = Instant::now();
             }
             if self.is_over(state) {
+                self.tell_end(state, observer);
                 return Ok(pace);
             }
             match observer.control() {
@@ -81,13 +87,26 @@ impl Trainer<'_> {
         }
     }
 
-    fn ends_epoch(&self, step: u64) -> bool {
-        step.is_multiple_of(self.recipe.steps_per_epoch)
+    fn is_milestone(&self, step: u64) -> bool {
+        step.is_multiple_of(self.recipe.validate_every) || step == self.recipe.steps
     }
 
     fn is_over(&self, state: &State) -> bool {
-        let is_stale = self.recipe.patience > 0 && state.stale_epochs >= self.recipe.patience;
-        state.step >= self.recipe.steps || is_stale
+        state.step >= self.recipe.steps || self.is_stale(state)
+    }
+
+    /// Whether validation has been no better for as long as the recipe waits. The warm-up does not count: nothing moves yet.
+    fn is_stale(&self, state: &State) -> bool {
+        let Recipe { patience_steps, warmup_steps, .. } = *self.recipe;
+        let judged = patience_steps > 0 && self.judge.is_some();
+        judged && state.validated >= state.improved.max(warmup_steps) + patience_steps
+    }
+
+    fn tell_end(&self, state: &State, observer: &mut dyn Observer) {
+        if state.step < self.recipe.steps {
+            let kept = state.best.as_ref().map_or(state.step, |best| best.step);
+            observer.event(TrainingEvent::StoppedEarly { step: state.step, steps: self.recipe.steps, kept });
+        }
     }
 
     fn save(&self, state: &State, observer: &mut dyn Observer) -> Run<()> {
@@ -184,19 +203,32 @@ impl Trainer<'_> {
         }
     }
 
+    /// Of equal scores the later one counts as the best: it has seen more. It is no reason to wait longer, though.
     fn validate(&self, state: &mut State, observer: &mut dyn Observer) -> Run<()> {
+        let Some(Judge { validation, asked }) = &self.judge else {
+            state.validated = state.step;
+            return Ok(());
+        };
         self.variables.set(&state.average)?;
         let steer = &mut || observer.control();
-        let evaluation = self.validation.evaluate(self.encoder, self.adapter, "validation", self.workers, steer)?;
-        let score = evaluation.metric(self.metric).unwrap_or_default();
-        let is_best = state.best.as_ref().is_none_or(|best| score > best.score);
+        let evaluation = validation.evaluate(self.encoder, self.adapter, "validation", *asked, self.workers, steer)?;
+        let score = evaluation.metric(asked.metric).unwrap_or_default();
+        let before = state.best.as_ref().map(|best| best.score);
+        let is_best = before.is_none_or(|before| score >= before);
+        if before.is_none_or(|before| score > before) {
+            state.improved = state.step;
+        }
         if is_best {
             state.best = Some(Best { step: state.step, score, weights: state.average.clone() });
         }
         state.validated = state.step;
-        state.stale_epochs = if is_best { 0 } else { state.stale_epochs + 1 };
-        let (epoch, metrics) = (self.epoch(state), metrics(&evaluation));
-        observer.event(TrainingEvent::Validation { step: state.step, epoch, metrics, best: is_best });
+        let validated = Validated::of(&evaluation);
+        observer.event(TrainingEvent::Validation {
+            step: state.step,
+            epoch: self.epoch(state),
+            validated,
+            best: is_best,
+        });
         Ok(())
     }
 }

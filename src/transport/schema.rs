@@ -60,10 +60,12 @@ schemas! {
     StrategyWord = words(&["task_primary", "joint", "ner_only", "classify_only"]);
     DecayWord = words(&["linear", "cosine"]);
     PrecisionWord = words(&["f32", "bf16"]);
+    GateSplitWord = words(&["auto", "test", "validation"]);
     MetricWord = words(&["f1", "macro_f1", "weighted_f1", "accuracy", "precision", "recall"]);
 
     AutoEpochs = or_auto(whole(1, 1000));
     AutoBatchSize = or_auto(whole(1, 1024));
+    AutoPatience = or_auto(whole(0, 1000));
     AutoRate = or_auto(rate());
     AutoFlag = or_auto(ObjectBuilder::new().schema_type(Type::Boolean));
     Rate = plain(rate());

@@ -92,7 +92,7 @@ fn setup(family: Family, train: Split, validation: Split, folder: &Path) -> Fine
         epochs: Auto::Set(EPOCHS),
         batch_size: Auto::Set(16),
         learning_rate: Auto::Set(if family == Family::Ner { 1e-2 } else { 5e-3 }),
-        early_stopping_patience: 0,
+        early_stopping_patience: Auto::Set(0),
         ..Hyperparameters::default()
     };
     let spec = FineTuneSpec {
@@ -347,12 +347,12 @@ fn training_stops_when_validation_does_and_keeps_the_best_epoch() {
     let folder = folder();
     let mut setup = intents(folder.path());
     setup.spec.hyperparameters.epochs = Auto::Set(60);
-    setup.spec.hyperparameters.early_stopping_patience = 2;
+    setup.spec.hyperparameters.early_stopping_patience = Auto::Set(2);
     let mut notes = Notes::default();
     let trained = finish(setup, &mut notes);
     assert!(notes.steps() < 60 * 6, "it learns this long before 60 epochs");
     let accuracy = |event: &TrainingEvent| match event {
-        TrainingEvent::Validation { metrics, best, .. } => Some((metrics[0].1, *best)),
+        TrainingEvent::Validation { validated, best, .. } => Some((validated.metrics[0].1, *best)),
         _ => None,
     };
     let epochs: Vec<_> = notes.events.iter().filter_map(accuracy).collect();

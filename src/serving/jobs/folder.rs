@@ -35,14 +35,22 @@ pub(super) struct Trained {
 pub(super) struct Figures {
     pub(super) validation: Evaluation,
     pub(super) test: Option<Evaluation>,
+    /// Of the scores: null where there was too little to fit one to.
+    #[serde(default)]
+    pub(super) calibration: Value,
+    /// What the figures alone would hide.
+    #[serde(default)]
+    pub(super) warnings: Vec<String>,
     pub(super) rows_per_second: f64,
     pub(super) tokens_per_second: f64,
 }
 
 impl From<TrainedAdapter> for Trained {
     fn from(trained: TrainedAdapter) -> Self {
-        let TrainedAdapter { files, validation, test, rows_per_second, tokens_per_second, .. } = trained;
-        Self { files, figures: Figures { validation, test, rows_per_second, tokens_per_second } }
+        let TrainedAdapter { files, validation, test, calibration, warnings, rows_per_second, tokens_per_second } =
+            trained;
+        let figures = Figures { validation, test, calibration, warnings, rows_per_second, tokens_per_second };
+        Self { files, figures }
     }
 }
 
@@ -286,7 +294,17 @@ mod tests {
             concepts: Some(b"head".to_vec()),
         };
         let validation = Evaluation { rows: 7, ..Evaluation::default() };
-        Trained { files, figures: Figures { validation, test: None, rows_per_second: 0.1, tokens_per_second: 3.0 } }
+        Trained {
+            files,
+            figures: Figures {
+                validation,
+                test: None,
+                calibration: serde_json::Value::Null,
+                warnings: Vec::new(),
+                rows_per_second: 0.1,
+                tokens_per_second: 3.0,
+            },
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::domain::{JobId, JobState, Result};
 use crate::serving::jobs::desk::Desk;
 use crate::serving::jobs::journal::{NewEvent, Progress};
 use crate::serving::jobs::progress::MetricsPace;
-use crate::training::{Control, Observer, TrainingEvent};
+use crate::training::{Control, Observer, TrainingEvent, Validated};
 
 /// A journal that fails to take progress does not stop a run; the states around it insist.
 pub(super) struct JobObserver<'a> {
@@ -36,20 +36,35 @@ impl<'a> JobObserver<'a> {
         self.desk.journal.measured(self.id, Some(step.progress), &step.figures(), event, SystemTime::now())
     }
 
-    fn validation(&self, step: u64, epoch: u32, metrics: &[(&'static str, f64)], best: bool) -> Result<()> {
+    fn validation(&self, step: u64, epoch: u32, validated: &Validated, best: bool) -> Result<()> {
+        let Validated { metrics, rows, method, interval } = validated;
         let figures: Vec<(String, f64)> =
             metrics.iter().map(|(name, figure)| (format!("validation_{name}"), *figure)).collect();
-        let validation: Map<String, Value> =
+        let mut validation: Map<String, Value> =
             metrics.iter().map(|(name, figure)| ((*name).to_owned(), json!(figure))).collect();
+        let of_rows = [("rows", json!(rows)), ("method", json!(method.as_str())), ("interval", json!(interval))];
+        validation.extend(of_rows.map(|(key, value)| (key.to_owned(), value)));
         let figures_shown: Vec<String> = metrics.iter().map(|(name, figure)| format!("{name} {figure:.4}")).collect();
         let note = if best { ", the best so far" } else { "" };
-        let message = format!("validation after epoch {epoch}: {}{note}", figures_shown.join(", "));
+        let message = format!("validation after epoch {epoch}: {} on {rows} rows{note}", figures_shown.join(", "));
         let mut data = self.newest.clone();
         let shown =
             [("step", json!(step)), ("epoch", json!(epoch)), ("validation", json!(validation)), ("best", json!(best))];
         shown.into_iter().for_each(|(key, value)| data[key] = value);
         let event = NewEvent::metrics(message, data);
         self.desk.journal.measured(self.id, None, &figures, event, SystemTime::now())
+    }
+
+    /// The job's progress becomes what was run.
+    fn stopped_early(&self, step: u64, steps: u64, kept: u64) -> Result<()> {
+        let (journal, now) = (&self.desk.journal, SystemTime::now());
+        let message = format!(
+            "stopped early after step {step} of {steps}: validation was no better any more; the weights of step {kept} are kept"
+        );
+        let epoch = journal.job(self.id)?.view.epoch;
+        let data = json!({ "step": step, "steps": steps, "kept_step": kept, "stopped_early": true });
+        let progress = Progress { step, steps: step, epoch };
+        journal.measured(self.id, Some(progress), &[], NewEvent::metrics(message, data), now)
     }
 
     fn record(&mut self, event: TrainingEvent) -> Result<()> {
@@ -66,7 +81,11 @@ impl<'a> JobObserver<'a> {
                 let progress = Progress { step, steps, epoch };
                 self.step(&Step { progress, loss, learning_rate, tokens_per_second, rows_per_second })
             }
-            TrainingEvent::Validation { step, epoch, metrics, best } => self.validation(step, epoch, &metrics, best),
+            TrainingEvent::Validation { step, epoch, validated, best } => {
+                self.validation(step, epoch, &validated, best)
+            }
+            TrainingEvent::StoppedEarly { step, steps, kept } => self.stopped_early(step, steps, kept),
+            TrainingEvent::Warning(warning) => journal.append(self.id, NewEvent::warning(warning), now),
             TrainingEvent::Measured(measurement) => {
                 let message = format!("gradients measured after step {}", measurement.step);
                 journal.append(self.id, NewEvent::metrics(message, measurement.to_json()), now)

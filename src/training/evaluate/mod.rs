@@ -2,6 +2,7 @@
 //! Pure: who predicts, and what a gate makes of the figures, is left to others.
 
 mod classification;
+mod interval;
 mod ner;
 mod scores;
 mod spans;
@@ -12,6 +13,9 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Family, GateMetric};
+use interval::Sample;
+
+pub(in crate::training) use interval::CONFIDENCE;
 
 pub use classification::{ClassificationReport, ClassificationRow, evaluate_classification};
 pub use ner::{NerReport, NerRow, evaluate_ner};
@@ -33,6 +37,16 @@ pub struct Evaluation {
     pub family: String,
     pub dataset: String,
     pub rows: usize,
+    /// How these rows were kept apart from what was trained on.
+    #[serde(default)]
+    pub method: Method,
+    /// Where the true figure of `interval_metric` lies with a probability of `confidence`: low and high.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_metric: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ner: Option<NerReport>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,9 +73,53 @@ pub struct WorstError {
     pub score: f64,
 }
 
+/// How evaluated rows were kept apart from those that were trained on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// They are a split of their own, or were held out.
+    #[default]
+    Split,
+    /// Each was answered by a model that was trained without it; the adapter itself has seen them all.
+    CrossValidation,
+}
+
+impl Method {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Split => "split",
+            Self::CrossValidation => "cross_validation",
+        }
+    }
+}
+
+/// What the interval of a report is about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::training) struct Asked {
+    pub(in crate::training) metric: GateMetric,
+    /// 0 to 1.
+    pub(in crate::training) confidence: f64,
+}
+
+impl Asked {
+    /// What a task is usually measured by.
+    pub(in crate::training) fn usual(family: Family, label_sets: bool) -> Self {
+        let metric = match family {
+            Family::Ner => GateMetric::F1,
+            Family::Classify if label_sets => GateMetric::MacroF1,
+            Family::Classify => GateMetric::Accuracy,
+        };
+        Self { metric, confidence: CONFIDENCE }
+    }
+}
+
 impl Evaluation {
     /// The report on tagged sentences. `dataset`: what they are called in it (`wnut17:dev`).
     pub fn ner(dataset: &str, rows: &[NerRow]) -> Self {
+        Self::ner_about(dataset, rows, Asked::usual(Family::Ner, false))
+    }
+
+    pub(in crate::training) fn ner_about(dataset: &str, rows: &[NerRow], asked: Asked) -> Self {
         let gold: Vec<_> = rows.iter().map(|row| row.gold.clone()).collect();
         let predicted: Vec<_> = rows.iter().map(|row| row.predicted.clone()).collect();
         let mut confusions = Confusions::default();
@@ -71,14 +129,24 @@ impl Evaluation {
             dataset: dataset.to_owned(),
             rows: rows.len(),
             ner: Some(evaluate_ner(&gold, &predicted)),
-            classification: None,
             confusions: confusions.most_frequent(),
             worst_errors: worst(rows.iter().filter_map(ner::error)),
+            ..Self::default()
         }
+        .with_interval(&Sample::of_ner(rows), asked)
     }
 
     /// The report on classified rows.
     pub fn classification(dataset: &str, rows: &[ClassificationRow], multi_label: bool) -> Self {
+        Self::classification_about(dataset, rows, multi_label, Asked::usual(Family::Classify, multi_label))
+    }
+
+    pub(in crate::training) fn classification_about(
+        dataset: &str,
+        rows: &[ClassificationRow],
+        multi_label: bool,
+        asked: Asked,
+    ) -> Self {
         let gold: Vec<_> = rows.iter().map(|row| row.gold.clone()).collect();
         let predicted: Vec<_> = rows.iter().map(|row| row.predicted.clone()).collect();
         let mut confusions = Confusions::default();
@@ -87,10 +155,20 @@ impl Evaluation {
             family: Family::Classify.to_string(),
             dataset: dataset.to_owned(),
             rows: rows.len(),
-            ner: None,
             classification: Some(evaluate_classification(&gold, &predicted, multi_label)),
             confusions: confusions.most_frequent(),
             worst_errors: worst(rows.iter().filter_map(classification::error)),
+            ..Self::default()
+        }
+        .with_interval(&Sample::of_classification(rows, multi_label), asked)
+    }
+
+    fn with_interval(self, sample: &Sample, asked: Asked) -> Self {
+        Self {
+            interval: sample.interval(asked.metric, asked.confidence),
+            interval_metric: Some(asked.metric.as_str().to_owned()),
+            confidence: Some(asked.confidence),
+            ..self
         }
     }
 

@@ -34,6 +34,10 @@ pub(super) struct Summary {
 }
 
 impl Counts {
+    pub(super) fn plus(self, other: &Self) -> Self {
+        Self { hits: self.hits + other.hits, predicted: self.predicted + other.predicted, gold: self.gold + other.gold }
+    }
+
     pub(super) fn scores(self) -> Scores {
         let precision = ratio(self.hits as f64, self.predicted as f64);
         let recall = ratio(self.hits as f64, self.gold as f64);
@@ -45,16 +49,12 @@ impl Summary {
     pub(super) fn of(counts: &LabelCounts) -> Self {
         let per_label: BTreeMap<_, _> = counts.iter().map(|(label, c)| (label.clone(), c.scores())).collect();
         Self {
-            micro: counts.values().fold(Counts::default(), sum).scores(),
+            micro: counts.values().fold(Counts::default(), Counts::plus).scores(),
             macro_average: average(&per_label, |_| 1.0),
             weighted: average(&per_label, |s| s.support as f64),
             per_label,
         }
     }
-}
-
-fn sum(a: Counts, b: &Counts) -> Counts {
-    Counts { hits: a.hits + b.hits, predicted: a.predicted + b.predicted, gold: a.gold + b.gold }
 }
 
 fn average(labels: &BTreeMap<String, Scores>, weight: impl Fn(&Scores) -> f64) -> Scores {

@@ -70,7 +70,7 @@ impl FineTuneSettings {
             layers: layers.unwrap_or(usual.layers),
             target_modules: None,
             max_length: self.max_length.unwrap_or(usual.max_length),
-            early_stopping_patience: self.early_stopping_patience.unwrap_or(usual.early_stopping_patience),
+            early_stopping_patience: self.early_stopping_patience.map_or(Auto::Auto, Auto::Set),
             dropout: self.dropout.unwrap_or(usual.dropout),
             weight_decay: self.weight_decay.unwrap_or(usual.weight_decay),
             warmup_ratio: self.warmup_ratio.unwrap_or(usual.warmup_ratio),

@@ -149,7 +149,8 @@ pub(in crate::transport) struct FineTuneSpec {
 struct JobData {
     #[schema(value_type = schema::SplitReference, example = "banking77:train")]
     train: String,
-    /// Default: a tenth of the training rows is held out.
+    /// Default: of up to 300 training rows, all are cross-validated (four folds; the adapter learns from all of them); of more, a tenth
+    /// of each label's is held out.
     #[schema(value_type = Option<schema::SplitReference>, example = "banking77:dev")]
     validation: Option<String>,
     #[schema(value_type = Option<schema::SplitReference>)]
@@ -183,8 +184,9 @@ struct Hyperparameters {
     /// Tokens, special ones included; at most what the backbone reads.
     #[schema(default = 128, minimum = 8)]
     max_length: Option<u32>,
-    /// Epochs without a better validation score before training stops.
-    #[schema(default = 3, maximum = 1000)]
+    /// Epochs without a better validation score before training stops, counted after the warm-up; 0: never. `"auto"` (default): three
+    /// epochs, and no fewer than 150 steps.
+    #[schema(value_type = Option<schema::AutoPatience>, example = "auto")]
     early_stopping_patience: Option<u32>,
     #[schema(value_type = Option<schema::DropoutShare>, default = 0.1)]
     dropout: Option<f64>,
@@ -214,6 +216,12 @@ struct Gate {
     #[schema(example = 0.8, minimum = 0, maximum = 1)]
     min: Option<f64>,
     not_worse_than_active: Option<bool>,
+    /// Not the figure itself is compared with `min`, but the lower end of the interval that holds the true one so surely.
+    #[schema(example = 0.9, minimum = 0.5, maximum = 0.999)]
+    confidence: Option<f64>,
+    /// The rows it is measured on: `test`, `validation`, or `auto` (default): `test` where the job has one.
+    #[schema(value_type = Option<schema::GateSplitWord>, example = "auto")]
+    on: Option<String>,
 }
 
 /// A pre-finetuning run of the backbone itself.

@@ -126,18 +126,26 @@ async fn follow(jobs: &Jobs, id: &JobId) -> Result<JobView> {
 const EVENTS_A_READ: usize = 100;
 
 fn show(progress: &mut Progress, event: &JobEvent, job: &JobView) {
-    match event.kind {
-        "metrics" => {
-            let figure = |name: &str| event.data.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN);
-            let text =
-                format!("epoch {} loss {:.4} {:.0} tokens/s", job.epoch, figure("loss"), figure("tokens_per_second"));
+    let figure = |name: &str| event.data.get(name).and_then(Value::as_f64);
+    let validation = event.data.get("validation").filter(|validation| validation.is_object());
+    match (figure("loss"), figure("tokens_per_second"), validation) {
+        (_, _, Some(validation)) => {
+            progress.line(&format!("step {} validation {}", figure("step").unwrap_or_default(), figures(validation)));
+        }
+        (Some(loss), Some(speed), None) => {
+            let text = format!("epoch {} loss {loss:.4} {speed:.0} tokens/s", job.epoch);
             progress.set(&text, job.step, Some(job.steps));
-            if event.data.get("validation").is_some_and(|v| !v.is_null()) {
-                progress.line(&format!("step {} validation {}", job.step, event.data["validation"]));
-            }
         }
         _ => progress.line(&format!("{}: {}", event.level, event.message)),
     }
+}
+
+/// `accuracy 0.9000, macro_f1 0.8900 on 40 rows`.
+fn figures(validation: &Value) -> String {
+    let measured = validation.as_object().into_iter().flatten().filter(|(name, _)| *name != "rows");
+    let shown: Vec<String> =
+        measured.filter_map(|(name, figure)| Some(format!("{name} {:.4}", figure.as_f64()?))).collect();
+    format!("{} on {} rows", shown.join(", "), validation["rows"])
 }
 
 async fn conclude(jobs: &Jobs, job: &JobView) -> Result<()> {
@@ -154,6 +162,9 @@ async fn conclude(jobs: &Jobs, job: &JobView) -> Result<()> {
             print(&format!("{part:<11} {text}\n"))?;
         }
     }
+    for warning in report["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        print(&format!("warning     {warning}\n"))?;
+    }
     match &job.result {
         Some(v) => print(&format!(
             "published   {}@{} {}{}\n",
@@ -166,16 +177,19 @@ async fn conclude(jobs: &Jobs, job: &JobView) -> Result<()> {
     }
 }
 
+/// The headline figure of a split, its rows, and where the true one may be.
 fn summary(report: &Value) -> Option<String> {
     let at = |pointer: &str| report.pointer(pointer).and_then(Value::as_f64);
-    match (at("/ner/micro/f1"), at("/classification/accuracy")) {
-        (Some(f1), _) => Some(format!("entity F1 {f1:.4}")),
-        (_, Some(accuracy)) => {
-            let macro_f1 = at("/classification/macro_average/f1").unwrap_or(f64::NAN);
-            Some(format!("accuracy {accuracy:.4}, macro F1 {macro_f1:.4}"))
-        }
-        _ => None,
-    }
+    let shown = match (at("/ner/micro/f1"), at("/classification/accuracy"), at("/classification/macro_average/f1")) {
+        (Some(f1), ..) => format!("entity F1 {f1:.4}"),
+        (_, Some(accuracy), Some(macro_f1)) => format!("accuracy {accuracy:.4}, macro F1 {macro_f1:.4}"),
+        _ => return None,
+    };
+    let method = if report["method"] == "cross_validation" { ", cross-validated" } else { "" };
+    let interval = at("/interval/0").zip(at("/interval/1")).map_or_else(String::new, |(low, high)| {
+        format!("; {} {low:.2} to {high:.2}", report["interval_metric"].as_str().unwrap_or_default())
+    });
+    Some(format!("{shown} on {} rows{method}{interval}", report["rows"]))
 }
 
 impl FineTuneArgs {

@@ -7,8 +7,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use crate::domain::{
-    AdapterRef, Auto, Cancel, DataRef, Error, ErrorKind, Family, FineTuneSpec, Gate, GateMetric, Hyperparameters,
-    LayerChoice, Result, Tag,
+    AdapterRef, Auto, Cancel, DataRef, Error, ErrorKind, Family, FineTuneSpec, Gate, GateMetric, GateSplit,
+    Hyperparameters, LayerChoice, Result, Tag,
 };
 use crate::serving::jobs::ports::{DataSource, Limits, Publisher, registered};
 use crate::serving::jobs::record::layers_to_json;
@@ -21,6 +21,9 @@ const TRAIN_ROWS_MIN: usize = 4;
 
 /// A tenth is held out where no validation split is named: one row at least.
 const TRAIN_ROWS_MIN_HELD_OUT: usize = 10;
+
+/// How sure a gate may want to be of its figure: below a half an interval's lower end says nothing, and one is never reached.
+const GATE_CONFIDENCE: RangeInclusive<f64> = 0.5..=0.999;
 
 /// Labels named in one problem.
 const LABELS_SHOWN_MAX: usize = 10;
@@ -200,7 +203,7 @@ fn check_hyperparameters(h: &Hyperparameters, limits: Limits, problems: &mut Vec
     ranges.auto("batch_size", h.batch_size, 1..=1024);
     ranges.within("rank", h.rank, 1..=256);
     ranges.within("max_length", h.max_length, 8..=limits.max_length);
-    ranges.within("early_stopping_patience", h.early_stopping_patience, 0..=1000);
+    ranges.auto("early_stopping_patience", h.early_stopping_patience, 0..=1000);
     if let Auto::Set(rate) = h.learning_rate {
         ranges.holds("learning_rate", rate, rate > 0.0 && rate <= 1.0, "above 0 and at most 1");
     }
@@ -268,10 +271,18 @@ fn check_gate(gate: &Gate, spec: &FineTuneSpec, problems: &mut Vec<String>) {
     if !(0.0..=1.0).contains(&gate.min) {
         problems.push(format!("gate.min: {} is not 0 to 1", gate.min));
     }
-    if gate.not_worse_than_active && spec.validation.is_none() {
-        problems.push(
-            "gate.not_worse_than_active: both versions are measured on data.validation, which is missing".to_owned(),
-        );
+    if let Some(confidence) = gate.confidence.filter(|confidence| !GATE_CONFIDENCE.contains(confidence)) {
+        let (least, most) = (GATE_CONFIDENCE.start(), GATE_CONFIDENCE.end());
+        problems.push(format!("gate.confidence: {confidence} is not {least} to {most}"));
+    }
+    if gate.on == GateSplit::Test && spec.test.is_none() {
+        problems.push("gate.on: \"test\" is asked for, and data.test is missing".to_owned());
+    }
+    if gate.not_worse_than_active && gate.split_of(spec).is_none() {
+        problems.push(format!(
+            "gate.not_worse_than_active: both versions are measured on data.{}, which is missing",
+            if gate.on == GateSplit::Auto { "test or data.validation" } else { "validation" }
+        ));
     }
 }
 

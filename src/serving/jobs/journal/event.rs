@@ -19,6 +19,10 @@ impl NewEvent {
         Self { level: "info", kind: "message", message: message.into(), data: json!({}) }
     }
 
+    pub(in crate::serving::jobs) fn warning(message: impl Into<String>) -> Self {
+        Self { level: "warn", ..Self::message(message) }
+    }
+
     pub(in crate::serving::jobs) fn metrics(message: impl Into<String>, data: Value) -> Self {
         Self { kind: "metrics", data, ..Self::message(message) }
     }

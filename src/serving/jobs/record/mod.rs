@@ -55,6 +55,8 @@ fn fine_tune_to_json(spec: &FineTuneSpec) -> Value {
             "metric": gate.metric.as_str(),
             "min": gate.min,
             "not_worse_than_active": gate.not_worse_than_active,
+            "confidence": gate.confidence,
+            "on": gate.on.as_str(),
         })),
         "publish": publish_word(spec.publish),
     })
@@ -97,7 +99,7 @@ fn read_hyperparameters(mut fields: Fields) -> Result<Hyperparameters> {
         target_modules: fields.optional("target_modules", read_target_modules)?.unwrap_or(or.target_modules),
         max_length: fields.optional("max_length", whole)?.unwrap_or(or.max_length),
         early_stopping_patience: fields
-            .optional("early_stopping_patience", whole)?
+            .optional("early_stopping_patience", auto(whole))?
             .unwrap_or(or.early_stopping_patience),
         dropout: fields.optional("dropout", number)?.unwrap_or(or.dropout),
         weight_decay: fields.optional("weight_decay", number)?.unwrap_or(or.weight_decay),
@@ -120,7 +122,7 @@ fn hyperparameters_to_json(h: &Hyperparameters) -> Value {
         "layers": layers_to_json(&h.layers),
         "target_modules": h.target_modules.as_ref().map_or_else(|| json!("auto"), |modules| json!(modules)),
         "max_length": h.max_length,
-        "early_stopping_patience": h.early_stopping_patience,
+        "early_stopping_patience": auto_to_json(h.early_stopping_patience),
         "dropout": h.dropout,
         "weight_decay": h.weight_decay,
         "warmup_ratio": h.warmup_ratio,
@@ -174,6 +176,8 @@ fn read_gate(mut fields: Fields) -> Result<Gate> {
         metric: fields.required("metric", parsed::<GateMetric>)?,
         min: fields.optional("min", number)?.unwrap_or(0.0),
         not_worse_than_active: fields.optional("not_worse_than_active", flag)?.unwrap_or(false),
+        confidence: fields.optional("confidence", number)?,
+        on: fields.optional("on", parsed)?.unwrap_or_default(),
     };
     fields.finish()?;
     Ok(gate)
@@ -197,7 +201,7 @@ pub(super) fn publish_word(publish: Publish) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ErrorKind;
+    use crate::domain::{ErrorKind, GateSplit};
 
     /// The contract's own example.
     const CONTRACT: &str = r#"{"kind": "fine_tune", "adapter": "bank-intents", "family": "classify", "init_from": "classify-primary",
@@ -212,9 +216,20 @@ mod tests {
         assert_eq!(spec.adapter.as_str(), "bank-intents");
         assert_eq!(spec.init_from.unwrap().to_string(), "classify-primary");
         assert_eq!(spec.test.unwrap().to_string(), "banking77:test");
-        let meant = Hyperparameters { layers: LayerChoice::Last(2), ..Hyperparameters::default() };
+        let meant = Hyperparameters {
+            layers: LayerChoice::Last(2),
+            early_stopping_patience: Auto::Set(3),
+            ..Hyperparameters::default()
+        };
         assert_eq!(spec.hyperparameters, meant);
-        assert_eq!(spec.gate, Some(Gate { metric: GateMetric::MacroF1, min: 0.8, not_worse_than_active: true }));
+        let gate = Gate {
+            metric: GateMetric::MacroF1,
+            min: 0.8,
+            not_worse_than_active: true,
+            confidence: None,
+            on: GateSplit::Auto,
+        };
+        assert_eq!(spec.gate, Some(gate));
         assert_eq!(spec.publish, Publish::Activate);
     }
 
@@ -223,7 +238,8 @@ mod tests {
         let small = r#"{"kind":"fine_tune","adapter":"a","family":"ner","data":{"train":"d:t"}}"#;
         let full = r#"{"kind":"fine_tune","adapter":"a","family":"ner","init_from":"b@3","data":{"train":"d:t"},"publish":"never",
             "hyperparameters":{"epochs":3.0,"batch_size":16,"learning_rate":0.001,"layers":[4,5],"target_modules":["query","value"],
-            "seed":18446744073709551615,"dropout":0,"weight_decay":0.1,"warmup_ratio":0.5,"max_gradient_norm":2}}"#;
+            "seed":18446744073709551615,"dropout":0,"weight_decay":0.1,"warmup_ratio":0.5,"max_gradient_norm":2},
+            "gate":{"metric":"f1","min":0.5,"confidence":0.9,"on":"test"}}"#;
         let all_layers = r#"{"kind":"fine_tune","adapter":"a","family":"ner","data":{"train":"d:t"},"hyperparameters":{"layers":"all"}}"#;
         for json in [CONTRACT, small, full, all_layers] {
             let spec = spec_from_json(json.as_bytes()).unwrap();
@@ -261,6 +277,7 @@ mod tests {
             ("hyperparameters.lr", "1", "hyperparameters.lr: unknown field"),
             ("gate.metric", r#""bleu""#, "gate.metric: gate metric \"bleu\""),
             ("gate.min", r#""high""#, "gate.min: \"high\" is not a number"),
+            ("gate.on", r#""train""#, "gate.on: \"train\" is none of"),
             ("publish", r#""now""#, "publish: \"now\" is none of"),
         ] {
             let error = with(field, value);

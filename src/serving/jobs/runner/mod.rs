@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use crate::domain::{Cancel, Error, FineTuneSpec, Gate, JobId, JobSpec, JobState, Publish, Result};
 use crate::serving::PublishedVersion;
 use crate::serving::jobs::desk::Desk;
-use crate::serving::jobs::folder::{JobFolder, Trained};
-use crate::serving::jobs::gate::Verdict;
+use crate::serving::jobs::folder::{Figures, JobFolder, Trained};
+use crate::serving::jobs::gate::{Measured, Verdict};
 use crate::serving::jobs::journal::{Ending, Intent, Job, NewEvent, Wish};
 use crate::serving::jobs::observer::JobObserver;
 use crate::serving::jobs::ports::{TrainingRun, registered};
@@ -153,12 +153,15 @@ impl FineTuning<'_> {
 
     /// Writes the report. Some: the job ends here, without publication.
     fn judge(&self, trained: &Trained) -> Result<Option<Ending>> {
-        let verdict =
-            self.spec.gate.as_ref().map(|gate| self.verdict(gate, &trained.figures.validation)).transpose()?;
         let figures = &trained.figures;
+        let verdict = self.spec.gate.as_ref().map(|gate| self.verdict(gate, figures)).transpose()?;
         let report = json!({
             "validation": figures.validation,
             "test": figures.test,
+            "method": figures.validation.method.as_str(),
+            "interval": figures.validation.interval,
+            "calibration": figures.calibration,
+            "warnings": figures.warnings,
             "gate": verdict.as_ref().map(Verdict::to_json),
             "rows_per_second": figures.rows_per_second,
             "tokens_per_second": figures.tokens_per_second,
@@ -173,14 +176,24 @@ impl FineTuning<'_> {
         Ok((self.spec.publish == Publish::Never).then_some(Ending::Succeeded(None)))
     }
 
-    fn verdict(&self, gate: &Gate, validation: &Evaluation) -> Result<Verdict> {
+    fn verdict(&self, gate: &Gate, figures: &Figures) -> Result<Verdict> {
         let active = if gate.not_worse_than_active { self.active_figure(gate)? } else { None };
-        Ok(Verdict::new(gate.clone(), figure(validation, gate)?, active))
+        let (split, evaluation) = match &figures.test {
+            Some(test) if gate.is_on_test(self.spec) => ("test", test),
+            _ => ("validation", &figures.validation),
+        };
+        let measured = Measured {
+            value: figure(evaluation, gate)?,
+            rows: evaluation.rows,
+            method: evaluation.method.as_str(),
+            interval: evaluation.interval,
+        };
+        Ok(Verdict::new(gate.clone(), split, measured, active))
     }
 
-    /// The version that answers now, on the same validation split.
+    /// The version that answers now, on the same split.
     fn active_figure(&self, gate: &Gate) -> Result<Option<(u32, f64)>> {
-        let Some(reference) = &self.spec.validation else { return Ok(None) };
+        let Some(reference) = gate.split_of(self.spec) else { return Ok(None) };
         let found = registered(&*self.desk.publisher, &self.spec.adapter)?;
         let Some(version) = found.and_then(|found| found.active) else { return Ok(None) };
         let (_, split) = self.desk.data.read(reference, &Cancel::default())?;

@@ -68,7 +68,14 @@ fn die_at(point: Point, asked: Asked, state_dir: &Path, publisher: &FakePublishe
         to(JobState::Evaluating);
     }
     if point >= Point::AdapterSaved {
-        let figures = Figures { validation: evaluation(0.9), test: None, rows_per_second: 1.0, tokens_per_second: 1.0 };
+        let figures = Figures {
+            validation: evaluation(0.9),
+            test: None,
+            calibration: serde_json::Value::Null,
+            warnings: Vec::new(),
+            rows_per_second: 1.0,
+            tokens_per_second: 1.0,
+        };
         folder.save_trained(&Trained { files: adapter(0.9), figures }).unwrap();
     }
     if point >= Point::Intended {

@@ -18,7 +18,9 @@ use crate::serving::jobs::ports::{DataSource, Limits, PreFinetuningRun, Publishe
 use crate::serving::jobs::record::parse_spec;
 use crate::telemetry::Metrics;
 use crate::training::dataset::{DatasetFamily, Example, Split};
-use crate::training::{ClassificationReport, Control, Evaluation, Observer, Outcome, TrainedAdapter, TrainingEvent};
+use crate::training::{
+    ClassificationReport, Control, Evaluation, Method, Observer, Outcome, TrainedAdapter, TrainingEvent, Validated,
+};
 
 /// Of every run.
 pub(super) const STEPS: u64 = 3;
@@ -56,11 +58,24 @@ impl FakeTrainer {
             Course::Fails => return Err(Error::unprocessable("the loss is NaN")),
             Course::Panics => panic!("the text of a user"),
         };
-        let metrics = vec![("accuracy", score)];
-        observer.event(TrainingEvent::Validation { step: STEPS, epoch: 1, metrics, best: true });
+        let validated = Validated {
+            metrics: vec![("accuracy", score)],
+            rows: 40,
+            method: Method::Split,
+            interval: Some([score / 2.0, score]),
+        };
+        observer.event(TrainingEvent::Validation { step: STEPS, epoch: 1, validated, best: true });
         observer.event(TrainingEvent::Evaluating);
         let (files, validation) = (adapter(score), evaluation(score));
-        let trained = TrainedAdapter { files, validation, test: None, rows_per_second: 2.0, tokens_per_second: 20.0 };
+        let trained = TrainedAdapter {
+            files,
+            validation,
+            test: None,
+            calibration: serde_json::Value::Null,
+            warnings: vec!["few rows".to_owned()],
+            rows_per_second: 2.0,
+            tokens_per_second: 20.0,
+        };
         Ok(Outcome::Finished(Box::new(trained)))
     }
 }
