@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Device;
+use serde_json::json;
 use trunkline::adapter::AdapterBundle;
 use trunkline::domain::{Auto, Digest, ErrorKind, Family, FineTuneSpec, GateMetric, Hyperparameters, LayerChoice};
 use trunkline::model::Encoder;
 use trunkline::text::Tokenizer;
 use trunkline::training::dataset::{Example, Split};
 use trunkline::training::{
-    Control, FineTuneSetup, Observer, Outcome, TrainedAdapter, TrainingEvent, evaluate_adapter, fine_tune,
+    Control, FineTuneSetup, Method, Observer, Outcome, TrainedAdapter, TrainingEvent, evaluate_adapter, fine_tune,
 };
 
 const FILLERS: [&str; 8] = ["with", "from", "this", "using", "which", "each", "used", "then"];
@@ -343,32 +344,127 @@ fn a_cancelled_run_ends_at_the_next_step() {
 }
 
 #[test]
-fn training_stops_when_validation_does_and_keeps_the_best_epoch() {
+fn training_stops_when_validation_does_says_so_and_keeps_the_best_of_the_latest() {
     let folder = folder();
     let mut setup = intents(folder.path());
     setup.spec.hyperparameters.epochs = Auto::Set(60);
-    setup.spec.hyperparameters.early_stopping_patience = Auto::Set(2);
+    setup.spec.hyperparameters.early_stopping_patience = Auto::Set(10);
     let mut notes = Notes::default();
     let trained = finish(setup, &mut notes);
-    assert!(notes.steps() < 60 * 6, "it learns this long before 60 epochs");
+    let (ended, steps, kept) = notes
+        .events
+        .iter()
+        .find_map(|event| match *event {
+            TrainingEvent::StoppedEarly { step, steps, kept } => Some((step, steps, kept)),
+            _ => None,
+        })
+        .expect("it learns this long before 60 epochs");
+    assert_eq!((ended, steps), (notes.steps(), 60 * 6));
     let accuracy = |event: &TrainingEvent| match event {
-        TrainingEvent::Validation { validated, best, .. } => Some((validated.metrics[0].1, *best)),
+        TrainingEvent::Validation { step, validated, best, .. } => Some((*step, validated.metrics[0].1, *best)),
         _ => None,
     };
-    let epochs: Vec<_> = notes.events.iter().filter_map(accuracy).collect();
-    let best = epochs.iter().map(|epoch| epoch.0).fold(0.0, f64::max);
-    assert_eq!(score(&trained, GateMetric::Accuracy), best, "{epochs:?}");
-    assert!(epochs[epochs.len() - 2..].iter().all(|epoch| !epoch.1), "{epochs:?}");
+    let validations: Vec<_> = notes.events.iter().filter_map(accuracy).collect();
+    let best = validations.iter().map(|validation| validation.1).fold(0.0, f64::max);
+    let latest = validations.iter().filter(|validation| validation.1 == best).map(|validation| validation.0).max();
+    assert_eq!(latest, Some(kept), "{validations:?}");
+    assert_eq!(score(&trained, GateMetric::Accuracy), best, "{validations:?}");
 }
 
 #[test]
-fn without_a_validation_split_a_tenth_is_held_out() {
+fn without_a_validation_split_few_rows_are_cross_validated_and_all_of_them_trained_on() {
+    let alone = |folder: &Path| {
+        let mut setup = intents(folder);
+        setup.validation = None;
+        setup.spec.validation = None;
+        setup
+    };
+    let folder = folder();
+    let mut notes = Notes::default();
+    let trained = finish(alone(folder.path()), &mut notes);
+    assert_eq!((trained.validation.rows, trained.validation.method), (96, Method::CrossValidation));
+    let (encoder, _) = tiny();
+    let card = AdapterBundle::read(&trained.files, &encoder, &fingerprint()).unwrap().card.training.unwrap();
+    assert_eq!((&card["data"]["rows"], &card["validation"]["rows"]), (&json!(96), &json!(96)));
+    assert_eq!(card["validation"]["method"], "cross_validation");
+    // folds of 72 rows make 5 steps an epoch, the whole makes 6
+    let steps = u64::from(EPOCHS) * (4 * 5 + 6);
+    let shown: Vec<_> = notes.events.iter().filter_map(step_of).collect();
+    assert_eq!(shown, (1..=steps).map(|step| (step, steps)).collect::<Vec<_>>(), "one run to whoever watches");
+
+    let other = self::folder();
+    let pauses = [3, 70, 250];
+    for step in pauses {
+        let outcome = fine_tune(alone(other.path()), &mut Notes::stopping(step, Control::Pause)).unwrap();
+        assert!(matches!(outcome, Outcome::Stopped(Control::Pause)), "at step {step}");
+    }
+    assert_eq!(finish(alone(other.path()), &mut Notes::default()).files, trained.files, "paused at {pauses:?}");
+}
+
+fn step_of(event: &TrainingEvent) -> Option<(u64, u64)> {
+    if let TrainingEvent::Step { step, steps, .. } = event { Some((*step, *steps)) } else { None }
+}
+
+#[test]
+fn of_many_rows_a_tenth_of_each_label_is_held_out() {
     let folder = folder();
     let mut setup = intents(folder.path());
+    setup.train = classes(0..600);
     setup.validation = None;
     setup.spec.validation = None;
+    setup.spec.hyperparameters.epochs = Auto::Set(1);
     let trained = finish(setup, &mut Notes::default());
-    assert_eq!(trained.validation.rows, 9);
+    assert_eq!((trained.validation.rows, trained.validation.method), (60, Method::Split));
+    let supports = trained.validation.classification.unwrap().per_label.into_values().map(|scores| scores.support);
+    assert_eq!(supports.collect::<Vec<_>>(), [20; 3]);
+}
+
+#[test]
+fn figures_say_how_far_they_may_be_off_and_few_rows_are_a_warning() {
+    let folder = folder();
+    let mut setup = intents(folder.path());
+    setup.validation = Some(classes(96..104));
+    let mut notes = Notes::default();
+    let trained = finish(setup, &mut notes);
+    let [low, high] = trained.validation.interval.unwrap();
+    let accuracy = score(&trained, GateMetric::Accuracy);
+    assert!(low < accuracy && accuracy <= high && high - low > 0.2, "{low} {accuracy} {high}");
+    assert!(trained.warnings[0].starts_with("validation has 8 rows"), "{:?}", trained.warnings);
+    let warned = |event: &TrainingEvent| matches!(event, TrainingEvent::Warning(text) if *text == trained.warnings[0]);
+    assert!(notes.events.iter().any(warned));
+    let judged = |event: &TrainingEvent| matches!(event, TrainingEvent::Validation { .. });
+    assert!(!notes.events.iter().any(judged), "so few rows choose nothing");
+}
+
+#[test]
+fn scores_are_calibrated_on_rows_that_were_not_trained_on() {
+    let folder = folder();
+    let mut setup = setup(Family::Classify, noisy(0..240), noisy(240..480), folder.path());
+    setup.test = Some(noisy(480..960));
+    setup.spec.test = Some("made-up:test".parse().unwrap());
+    setup.spec.hyperparameters.epochs = Auto::Set(60);
+    let trained = finish(setup, &mut Notes::default());
+    let figure = |name: &str| trained.calibration[name].as_f64().unwrap();
+    assert!(figure("temperature") > 1.1, "a third of the labels are noise: {:?}", trained.calibration);
+    assert!(figure("ece_after") < figure("ece_before"), "{:?}", trained.calibration);
+    // what is served is what is stored: the mean score of the test rows comes near to the share that is right
+    let (encoder, tokenizer) = tiny();
+    let bundle = AdapterBundle::read(&trained.files, &encoder, &fingerprint()).unwrap();
+    let test = evaluate_adapter(&encoder, &tokenizer, &bundle, &noisy(480..960), "made-up:test", 1).unwrap();
+    assert_eq!(test.classification, trained.test.unwrap().classification);
+}
+
+/// Rows of which every third has the label of another class.
+fn noisy(rows: std::ops::Range<usize>) -> Split {
+    let mut split = classes(rows.clone());
+    for (row, example) in rows.zip(&mut split.examples) {
+        if let Example::Classify { labels, .. } = example
+            && row * 7 % 20 < 7
+        {
+            *labels = vec![format!("class-{}", (row + 1 + row / 3 % 2) % 3)];
+        }
+    }
+    split
 }
 
 #[test]
