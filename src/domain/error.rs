@@ -74,6 +74,7 @@ pub struct Error {
     problems: Vec<String>,
     problems_count: usize,
     retry_after: Option<Duration>,
+    report: Option<Arc<serde_json::Value>>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -83,7 +84,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let message = cut(message.into(), MESSAGE_BYTES_MAX);
-        Self { kind, message, problems: Vec::new(), problems_count: 0, retry_after: None, source: None }
+        Self { kind, message, problems: Vec::new(), problems_count: 0, retry_after: None, report: None, source: None }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -137,6 +138,13 @@ impl Error {
         self
     }
 
+    /// What was found, in the shape that a success would have answered: for programs, beside the problems in words.
+    #[must_use]
+    pub fn with_report(mut self, report: serde_json::Value) -> Self {
+        self.report = Some(Arc::new(report));
+        self
+    }
+
     /// The cause, for the log alone.
     #[must_use]
     pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
@@ -173,6 +181,10 @@ impl Error {
     /// How many validation found, those without a line among them.
     pub fn problems_count(&self) -> usize {
         self.problems_count
+    }
+
+    pub fn report(&self) -> Option<&serde_json::Value> {
+        self.report.as_deref()
     }
 
     pub fn retry_after(&self) -> Option<Duration> {

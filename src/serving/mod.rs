@@ -15,7 +15,7 @@ mod scheduler;
 mod turns;
 
 pub use backbones::{Backbone, BackboneJournal, BackboneSource, Backbones, FoundBackbone, WriteWeights};
-pub use datasets::{DatasetInfo, DatasetService, SplitInfo};
+pub use datasets::{DatasetInfo, DatasetService, SplitInfo, Upload, refusal};
 pub use degraded::{Part, degrade};
 pub use flow::Caller;
 pub use health::{Health, HealthState};
@@ -33,4 +33,6 @@ pub use crate::engine::give_back_memory;
 /// For uploads that come as a form.
 pub use crate::adapter::archive_of;
 /// What the wire says of datasets.
-pub use crate::training::dataset::{DatasetFamily, DoctorReport, Finding};
+pub use crate::training::dataset::{
+    AskedOptions, DatasetFamily, DoctorReport, Finding, PreviewRow, ReadOptions, Sample,
+};

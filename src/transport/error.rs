@@ -91,6 +91,10 @@ pub(super) struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     problems: Vec<String>,
+    /// Data that is refused: the doctor's whole report, as an accepted upload is answered with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<super::datasets::DoctorReport>)]
+    report: Option<serde_json::Value>,
 }
 
 /// The HTTP answer. `status` differs from the table's only where HTTP has a finer one (405).
@@ -103,6 +107,7 @@ pub(super) fn problem(error: &Error, status: StatusCode, request_id: &str) -> Re
         code: error.kind().code(),
         request_id: request_id.to_owned(),
         problems: error.problems().to_vec(),
+        report: error.report().cloned(),
     };
     let mut response = (status, Json(body)).into_response();
     let headers = response.headers_mut();

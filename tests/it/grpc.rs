@@ -278,6 +278,7 @@ async fn the_admin_service_mirrors_the_admin_routes() {
         family: "classify".to_owned(),
         split: "train".to_owned(),
         data: data.into_bytes(),
+        ..Default::default()
     };
     let split = client.put_dataset(request).await.unwrap().into_inner();
     assert_eq!(split.report.unwrap().rows, 20);

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::disk::{Damage, read};
 use crate::domain::{AdapterName, Cancel, DataRef, Error, Excerpt, Hyperparameters, Result};
 use crate::serving::long_work::LongWork;
-use crate::training::dataset::{self, DatasetFamily, DoctorReport, OtherSplit, Split};
+use crate::training::dataset::{self, DatasetFamily, DoctorReport, OtherSplit, ReadOptions, Reading, Split};
 
 use file::{MANIFEST, Manifest, Packed, StoredSplit, TEMPORARY, digest, storage_error, sync_folder};
 
@@ -44,6 +44,14 @@ pub struct SplitInfo {
     /// Seconds since 1970.
     pub created_at: u64,
     pub report: DoctorReport,
+}
+
+/// What an upload is to become, and how it is to be read.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    pub family: DatasetFamily,
+    pub split: String,
+    pub options: ReadOptions,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -117,44 +125,42 @@ impl DatasetService {
         Damage { path: damage.path, ..aside }
     }
 
-    /// [`DatasetService::put`] for a caller who may leave: on a thread that yields to inference, and given up when the future is
+    /// [`DatasetService::put_as`] for a caller who may leave: on a thread that yields to inference, and given up when the future is
     /// dropped or `deadline` passes. `overloaded` while as many uploads are at work as may be.
     pub async fn upload(
         self: Arc<Self>,
         name: String,
-        family: DatasetFamily,
-        split: String,
+        upload: Upload,
         bytes: impl AsRef<[u8]> + Send + 'static,
         deadline: Option<Instant>,
     ) -> Result<SplitInfo> {
         let service = self.clone();
-        self.uploads.run(deadline, move |cancel| service.put_until(&name, family, &split, bytes.as_ref(), cancel)).await
+        self.uploads.run(deadline, move |cancel| service.put_until(&name, &upload, bytes.as_ref(), cancel)).await
     }
 
-    /// Runs the doctor over `bytes`; errors refuse with `unprocessable` and all problems, else the split is there, whole.
+    /// Runs the doctor over `bytes`; errors refuse with `unprocessable`, all problems and the report, else the split is there, whole.
     /// Fails with `conflict` if the dataset is of another family, with `unavailable` if the disk is full.
-    pub fn put(&self, name: &str, family: DatasetFamily, split: &str, bytes: &[u8]) -> Result<SplitInfo> {
-        self.put_until(name, family, split, bytes, &Cancel::default())
+    pub fn put_as(&self, name: &str, upload: &Upload, bytes: &[u8]) -> Result<SplitInfo> {
+        self.put_until(name, upload, bytes, &Cancel::default())
     }
 
-    fn put_until(
-        &self,
-        name: &str,
-        family: DatasetFamily,
-        split: &str,
-        bytes: &[u8],
-        cancel: &Cancel,
-    ) -> Result<SplitInfo> {
+    /// The same with nothing said of how the data is to be read.
+    pub fn put(&self, name: &str, family: DatasetFamily, split: &str, bytes: &[u8]) -> Result<SplitInfo> {
+        self.put_as(name, &Upload { family, split: split.to_owned(), options: ReadOptions::default() }, bytes)
+    }
+
+    fn put_until(&self, name: &str, upload: &Upload, bytes: &[u8], cancel: &Cancel) -> Result<SplitInfo> {
+        let Upload { family, split, options } = upload;
+        let family = *family;
         self.require_order()?;
         check_name("dataset", name)?;
         check_name("split", split)?;
         let others = self.other_splits(name, family, split, cancel)?;
         let max_length = Hyperparameters::default().max_length;
-        let (report, readable) = dataset::read_split(family, split, bytes, &others, max_length, cancel)?;
+        let reading = Reading { family, split, options, others: &others, max_length };
+        let (report, readable) = dataset::read_split(reading, bytes, cancel)?;
         let Some(readable) = readable else {
-            let problems = report.problems();
-            let message = format!("{name}:{split} is refused; the data has {} kinds of errors", problems.len());
-            return Err(Error::unprocessable(message).with_problems(problems));
+            return Err(refusal(format!("{name}:{split} is refused"), &report));
         };
         let packed = Packed::write(&readable, &self.root, cancel)?;
         drop(readable);
@@ -336,6 +342,17 @@ impl DatasetService {
             sweep_folder(&self.folder(&name)).unwrap_or_else(|error| warn!(dataset = name, %error, "not swept"));
         }
         Ok(())
+    }
+}
+
+/// The failure of data with errors: `what` it means, the errors in words, and the whole report.
+pub fn refusal(what: impl std::fmt::Display, report: &DoctorReport) -> Error {
+    let problems = report.problems();
+    let error = Error::unprocessable(format!("{what}; the data has {} kinds of errors", problems.len()));
+    let error = error.with_problems(problems);
+    match serde_json::to_value(report) {
+        Ok(report) => error.with_report(report),
+        Err(_) => error, // a report is strings and finite numbers
     }
 }
 

@@ -23,6 +23,9 @@ pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// Columns of a table; a header with more is no header.
 pub(super) const COLUMNS_MAX: usize = 1000;
 
+/// Of the rows, the share that `on_error=skip` may leave out: where more are bad, the file is not what it was taken for.
+pub(super) const SKIPPED_SHARE_MAX: f64 = 0.5;
+
 // Of one row.
 
 /// Bytes of one row as its file has it; a longer "line" is usually a file without line ends, or an open quote.
@@ -69,8 +72,18 @@ pub(super) const LINES_SHOWN_MAX: usize = 10;
 /// Lines that a finding's message explains one by one.
 pub(super) const DETAILS_SHOWN_MAX: usize = 3;
 
+/// Rows that a finding shows one by one, as samples.
+pub(super) const SAMPLES_SHOWN_MAX: usize = 5;
+
 /// Characters of one such explanation: they quote what was sent.
 pub(super) const DETAIL_CHARS_MAX: usize = 400;
+
+/// Rows that the report shows as they were understood, as the contract has it.
+pub(super) const PREVIEW_ROWS: usize = 2;
+
+/// Words of a row that the preview shows, and characters of a text: enough to see what was taken for what.
+pub(super) const PREVIEW_WORDS_MAX: usize = 40;
+pub(super) const PREVIEW_CHARS_MAX: usize = 300;
 
 /// Column names that a message lists.
 pub(super) const NAMES_SHOWN_MAX: usize = 20;

@@ -1,13 +1,18 @@
 //! Training data: examples of each family, read from the formats users have, checked by the doctor. Where it is stored is left to `serving`.
 
+mod decode;
 mod doctor;
 mod findings;
 mod format;
 mod limits;
+mod options;
 mod others;
+mod place;
+mod preview;
 mod report;
 mod row;
 mod split;
+mod suggest;
 mod tags;
 mod typos;
 mod unpack;
@@ -18,8 +23,10 @@ use std::str::FromStr;
 
 use crate::domain::{Cancel, Error, Excerpt, Family, Result};
 
-pub use findings::Finding;
+pub use findings::{Finding, Sample};
+pub use options::{AskedOptions, ReadOptions};
 pub use others::{OtherSplit, OtherSplits};
+pub use preview::PreviewRow;
 pub use report::DoctorReport;
 pub use split::Split;
 
@@ -53,6 +60,18 @@ pub enum DatasetFamily {
     Pairs,
 }
 
+/// What is read, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    pub family: DatasetFamily,
+    /// The split's name: only `train` (or a split that stands alone) must have something to tell apart.
+    pub split: &'a str,
+    pub options: &'a ReadOptions,
+    pub others: OtherSplits<'a>,
+    /// Words past it are counted as a warning.
+    pub max_length: usize,
+}
+
 /// Bytes in any format of the contract (JSON lines of every shape, CoNLL columns, CSV/TSV, Parquet, Label Studio; gzip or zstd around it),
 /// recognised by content. The split is None where errors refuse it. `max_length`: words past it are counted as a warning.
 /// Fails only on bytes that cannot be unpacked or are over the limit. Rows are held to what training needs; see [`read_split`].
@@ -62,27 +81,23 @@ pub fn read(
     others: OtherSplits<'_>,
     max_length: usize,
 ) -> Result<(DoctorReport, Option<Split>)> {
-    read_split(family, doctor::TRAIN, bytes, others, max_length, &Cancel::default())
+    let options = &ReadOptions::default();
+    read_split(Reading { family, split: doctor::TRAIN, options, others, max_length }, bytes, &Cancel::default())
 }
 
-/// The same for a split by name: only `train` (or a split that stands alone) must have something to tell apart.
+/// The same as the caller wants it read.
 /// What is accepted keeps every bound as the lines that are stored, so that [`read_stored`] reads it again. Fails once it is cancelled.
-pub fn read_split(
-    family: DatasetFamily,
-    split: &str,
-    bytes: &[u8],
-    others: OtherSplits<'_>,
-    max_length: usize,
-    cancel: &Cancel,
-) -> Result<(DoctorReport, Option<Split>)> {
+pub fn read_split(reading: Reading<'_>, bytes: &[u8], cancel: &Cancel) -> Result<(DoctorReport, Option<Split>)> {
     let bytes = unpack::unpack(bytes, cancel)?;
-    let mut rows = row::Rows::new(family, cancel);
+    let mut rows = row::Rows::new(reading.family, reading.options, cancel);
     let format = format::read(&bytes, &mut rows);
     rows.check_wanted()?;
+    suggest::other_family(&bytes, &mut rows, cancel);
     drop(bytes); // the examples are copies
-    let report = doctor::examine(&mut rows, format, split, others, max_length, cancel)?;
+    let report = doctor::examine(&mut rows, format, reading, cancel)?;
+    let multi_label = rows.multi_label();
     let examples = rows.kept.into_iter().map(|row| row.example).collect();
-    let split = report.errors.is_empty().then_some(Split { examples, multi_label: rows.multi_label });
+    let split = report.errors.is_empty().then_some(Split { examples, multi_label });
     Ok((report, split))
 }
 

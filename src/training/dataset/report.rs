@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use super::findings::Finding;
+use super::preview::PreviewRow;
 
 /// How many labels a terminal shows; the report has all.
 const LABELS_SHOWN_MAX: usize = 30;
@@ -17,12 +18,18 @@ pub struct DoctorReport {
     pub format: String,
     /// Rows that can be trained on; empty and skipped ones do not count.
     pub rows: usize,
+    /// Rows that could not be read and were left out, as `on_error=skip` has it.
+    #[serde(default)]
+    pub skipped: usize,
     /// Words; a tokenizer makes more of them.
     pub tokens: usize,
     /// Entity types or labels, and how often each occurs.
     pub labels: BTreeMap<String, usize>,
     pub multi_label: bool,
     pub longest_row_tokens: usize,
+    /// The first two rows as they were understood.
+    #[serde(default)]
+    pub preview: Vec<PreviewRow>,
     pub errors: Vec<Finding>,
     pub warnings: Vec<Finding>,
 }
@@ -41,7 +48,14 @@ impl DoctorReport {
         for (name, value) in figures.into_iter().chain([("words", &longest)]) {
             line(&mut text, format_args!("{name:8}{value}"));
         }
+        if self.skipped > 0 {
+            line(&mut text, format_args!("skipped {}", self.skipped));
+        }
         self.write_labels(&mut text);
+        if !self.preview.is_empty() {
+            line(&mut text, format_args!("first rows as understood"));
+        }
+        self.preview.iter().for_each(|row| line(&mut text, format_args!("  {row}")));
         write_findings(&mut text, "errors", &self.errors);
         write_findings(&mut text, "warnings", &self.warnings);
         text

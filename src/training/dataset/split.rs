@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::domain::{Cancel, Error, Result};
 
 use super::limits::BYTES_A_LOOK;
+use super::options::ReadOptions;
 use super::row::Rows;
 use super::{DatasetFamily, Example, format};
 
@@ -81,11 +82,12 @@ impl Split {
 
 /// [`Split::from_jsonl`], as long as it is wanted.
 pub(super) fn parse(family: DatasetFamily, bytes: &[u8], cancel: &Cancel) -> Result<Split> {
-    let mut rows = Rows::new(family, cancel);
+    let mut rows = Rows::new(family, &ReadOptions::default(), cancel);
     format::read(bytes, &mut rows);
     rows.check_wanted()?;
+    let multi_label = rows.multi_label();
     let examples = rows.kept.into_iter().map(|row| row.example).collect();
-    let split = Split { examples, multi_label: rows.multi_label };
+    let split = Split { examples, multi_label };
     let (errors, _) = rows.findings.finish();
     if errors.is_empty() {
         return Ok(split);

@@ -4,6 +4,7 @@ use crate::domain::{Excerpt, Tag};
 use crate::training::spans;
 
 use super::findings::{Code, Findings, Lines};
+use super::place::Place;
 
 /// How the entities of a file open, which tells whether it mixes schemes.
 #[derive(Debug, Default)]
@@ -16,7 +17,7 @@ pub(super) struct Schemes {
 
 impl Schemes {
     /// The same entities in IOB2. Fails with the place of the first broken tag, and what is wrong with it.
-    pub(super) fn convert(&mut self, tags: &[String], line: usize) -> Result<Vec<String>, (usize, String)> {
+    pub(super) fn convert(&mut self, tags: &[String], place: &Place) -> Result<Vec<String>, (usize, String)> {
         if let Some(at) = tags.iter().position(|tag| !is_tag(tag)) {
             let wanted = "\"O\" or an entity type behind B-, I-, E-, S-, L-, U- or M- is wanted";
             return Err((at, format!("tag {:?}; {wanted}", Excerpt(&tags[at]))));
@@ -27,7 +28,7 @@ impl Schemes {
             let needs_begin = before == Some((span.label, span.words.start));
             match Tag::parse(&tags[span.words.start]) {
                 Tag::Begin(_) | Tag::Single(_) => self.begins |= !needs_begin,
-                _ => self.inside_first.add(line),
+                _ => self.inside_first.add(place),
             }
             before = Some((span.label, span.words.end));
             stored[span.words.start] = format!("B-{}", span.label);

@@ -1,4 +1,5 @@
-//! Texts to words, and character spans to tags on them. A span that fits no words is reported, never moved in silence.
+//! Texts to words, and character spans to tags on them. A span that fits no words is reported, never moved in silence: where scripts
+//! or units want it the word is taken whole, or parted between two spans, with a warning.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -11,12 +12,19 @@ use crate::domain::Excerpt;
 
 use super::findings::{Code, Findings};
 use super::limits::WRONG_SPANS_MAX;
+use super::place::Place;
 
-/// Letters, digits and their marks stay together; any other mark is a word of its own, and so is each character of scripts without spaces.
+/// Letters, digits and their marks stay together; any other mark is a word of its own, and so is each character of scripts without spaces
+/// (with its marks).
 static WORD: LazyLock<Regex> = LazyLock::new(|| {
-    let pattern = r"[\p{Han}\p{Hiragana}\p{Katakana}]|[[\p{L}\p{N}\p{M}]--[\p{Han}\p{Hiragana}\p{Katakana}]]+|\S";
-    Regex::new(pattern).expect("a fixed pattern")
+    let unspaced = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}";
+    let pattern =
+        format!(r"[[\p{{L}}\p{{N}}]&&[{unspaced}]]\p{{M}}*|[{unspaced}]|[[\p{{L}}\p{{N}}\p{{M}}]--[{unspaced}]]+|\S");
+    Regex::new(&pattern).expect("a fixed pattern")
 });
+
+/// White space.
+static SPACES: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\s+").expect("a fixed pattern"));
 
 /// A labelled piece of a text, as a file has it.
 #[derive(Debug)]
@@ -24,9 +32,18 @@ pub(super) struct LabelledSpan<'a> {
     /// Unicode code points.
     pub(super) start: usize,
     pub(super) end: usize,
-    pub(super) label: &'a str,
+    pub(super) label: String,
     /// What the file says is there.
     pub(super) text: Option<&'a str>,
+}
+
+/// What counts where a span's offsets and its text disagree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Truth {
+    /// Neither: the row is refused.
+    Both,
+    /// The offsets, with a warning.
+    Offsets,
 }
 
 /// Byte ranges of the words of `text`.
@@ -38,29 +55,180 @@ pub(super) fn count_words(text: &str) -> usize {
     WORD.find_iter(text).count()
 }
 
-/// IOB2 tags, one a word of `words`; None after an error, which is in `findings`. A row is left after [`WRONG_SPANS_MAX`] of them.
+/// The words with an IOB2 tag each: `words`, and where spans part one its pieces. None after an error, which is in `findings`. A row
+/// is left after [`WRONG_SPANS_MAX`] of them.
 pub(super) fn tag_words(
     text: &str,
-    words: &[Range<usize>],
+    words: Vec<Range<usize>>,
     spans: &[LabelledSpan<'_>],
-    line: usize,
+    truth: Truth,
+    place: &Place,
     findings: &mut Findings,
-) -> Option<Vec<String>> {
+) -> Option<(Vec<Range<usize>>, Vec<String>)> {
     let places = Places::of(text);
+    let mut row = SpansOfRow { places, truth, place, findings, wrong: 0 };
+    let located = row.locate(spans)?;
+    let words = row.part(words, &located);
     let mut taken = Taken::default();
-    let mut wrong = 0;
-    for span in spans {
-        match locate(&places, words, span, line, findings).map(|range| taken.take(range, span.label)) {
-            Ok(true) => continue,
-            Ok(false) => findings.error(Code::OverlappingSpans, line, span.to_string()),
-            Err(reason) => findings.error(Code::MisalignedSpan, line, reason),
+    for (span, range) in spans.iter().zip(&located) {
+        match row.fit(&words, span, range).map(|range| taken.take(range, &span.label)) {
+            Ok(true) => {}
+            Ok(false) => row.refuse(Code::OverlappingSpans, span.to_string()),
+            Err(reason) => row.refuse(Code::MisalignedSpan, reason),
         }
-        wrong += 1;
-        if wrong == WRONG_SPANS_MAX {
+        if row.wrong == WRONG_SPANS_MAX {
             break;
         }
     }
-    (wrong == 0).then(|| taken.tags(words.len()))
+    let tags = (row.wrong == 0).then(|| taken.tags(words.len()))?;
+    Some((words, tags))
+}
+
+/// The spans of one row on their way to its words.
+struct SpansOfRow<'a> {
+    places: Places<'a>,
+    truth: Truth,
+    place: &'a Place,
+    findings: &'a mut Findings,
+    wrong: usize,
+}
+
+impl SpansOfRow<'_> {
+    fn refuse(&mut self, code: Code, reason: String) {
+        self.findings.refuse(code, self.place, reason);
+        self.wrong += 1;
+    }
+
+    /// Where each span is in the text, in bytes, without spaces at its ends. None if one is nowhere.
+    fn locate(&mut self, spans: &[LabelledSpan<'_>]) -> Option<Vec<Range<usize>>> {
+        let mut located = Vec::with_capacity(spans.len());
+        for span in spans {
+            match self.locate_one(span) {
+                Ok(range) => located.push(range),
+                Err(reason) => self.refuse(Code::MisalignedSpan, reason),
+            }
+            if self.wrong == WRONG_SPANS_MAX {
+                break;
+            }
+        }
+        (self.wrong == 0).then_some(located)
+    }
+
+    fn locate_one(&mut self, span: &LabelledSpan<'_>) -> Result<Range<usize>, String> {
+        let (within, is_stale) = byte_range(&self.places, span, self.truth)?;
+        if is_stale {
+            let there = Excerpt(&self.places.text[within.clone()]);
+            let said = Excerpt(span.text.unwrap_or_default());
+            self.findings.warn(Code::StaleText, self.place, format!("{span} says {said:?}; {there:?} is there"));
+        }
+        let range = self.places.trimmed(within.clone());
+        if range.is_empty() {
+            return Err(format!("{span} is empty"));
+        }
+        if range != within {
+            self.findings.warn(Code::TrimmedSpan, self.place, span.to_string());
+        }
+        Ok(range)
+    }
+
+    /// The words, those with more than one span parted where the spans begin and end, if they may be.
+    fn part(&mut self, words: Vec<Range<usize>>, spans: &[Range<usize>]) -> Vec<Range<usize>> {
+        let mut touched: BTreeMap<usize, (usize, Vec<usize>)> = BTreeMap::new();
+        for span in spans {
+            for at in ends_within(&words, span) {
+                touched.entry(at).or_default().0 += 1;
+            }
+            for cut in [span.start, span.end] {
+                if let Some(at) = word_around(&words, cut) {
+                    touched.entry(at).or_default().1.push(cut);
+                }
+            }
+        }
+        touched.retain(|_, (spans, cuts)| *spans > 1 && !cuts.is_empty());
+        if touched.is_empty() {
+            return words;
+        }
+        let mut parted = Vec::with_capacity(words.len() + touched.len());
+        for (at, word) in words.into_iter().enumerate() {
+            let Some((_, mut cuts)) = touched.remove(&at) else {
+                parted.push(word);
+                continue;
+            };
+            self.findings.warn(Code::SplitWord, self.place, format!("{:?}", Excerpt(&self.places.text[word.clone()])));
+            cuts.retain(|cut| may_end(self.places.text, *cut));
+            cuts.sort_unstable();
+            cuts.dedup();
+            let ends = cuts.iter().copied().chain([word.end]);
+            let mut start = word.start;
+            for end in ends {
+                parted.push(start..end);
+                start = end;
+            }
+        }
+        parted
+    }
+
+    /// The words of a span, taken whole where it ends inside one and may.
+    fn fit(
+        &mut self,
+        words: &[Range<usize>],
+        span: &LabelledSpan<'_>,
+        range: &Range<usize>,
+    ) -> Result<Range<usize>, String> {
+        let text = self.places.text;
+        let there = Excerpt(&text[range.clone()]);
+        let first = match words.binary_search_by_key(&range.start, |word| word.start) {
+            Ok(first) => first,
+            Err(after) if after > 0 && may_end(text, range.start) => after - 1,
+            Err(_) => return Err(format!("{span} begins inside a word ({there:?})")),
+        };
+        let last = match words.binary_search_by_key(&range.end, |word| word.end) {
+            Ok(last) => last,
+            Err(at) if at < words.len() && may_end(text, range.end) => at,
+            Err(_) => return Err(format!("{span} ends inside a word ({there:?})")),
+        };
+        if last < first {
+            return Err(format!("{span} is between words ({there:?})"));
+        }
+        if words[first].start < range.start || words[last].end > range.end {
+            let whole = Excerpt(&text[words[first].start..words[last].end]);
+            self.findings.warn(Code::WidenedSpan, self.place, format!("{span} ({there:?}) was read as {whole:?}"));
+        }
+        Ok(first..last + 1)
+    }
+}
+
+/// The words in which a span begins and ends; one, if it is the same.
+fn ends_within(words: &[Range<usize>], span: &Range<usize>) -> impl Iterator<Item = usize> {
+    let first = words.partition_point(|word| word.end <= span.start);
+    let last = words.partition_point(|word| word.start < span.end).saturating_sub(1);
+    [Some(first), (last != first).then_some(last)].into_iter().flatten()
+}
+
+/// The word that has `at` inside.
+fn word_around(words: &[Range<usize>], at: usize) -> Option<usize> {
+    let found = words.partition_point(|word| word.end <= at);
+    words.get(found).filter(|word| word.start < at).map(|_| found)
+}
+
+/// Whether an entity may well end at this byte, inside a word: between a number and its unit, before a capital letter, and in scripts
+/// whose words take endings and articles. Between two letters of alphabets whose words stand alone it is a slip of the mouse.
+fn may_end(text: &str, at: usize) -> bool {
+    let (Some(before), Some(after)) = (text[..at].chars().next_back(), text[at..].chars().next()) else { return true };
+    if before.is_numeric() != after.is_numeric() || (before.is_lowercase() && after.is_uppercase()) {
+        return !is_mark(after);
+    }
+    let stands_alone = |c: char| c.is_numeric() || ALONE.is_match(c.encode_utf8(&mut [0; 4]));
+    !is_mark(after) && !(stands_alone(before) && stands_alone(after))
+}
+
+/// Letters whose words take no endings that an annotator would leave off.
+static ALONE: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^[\p{Latin}\p{Greek}\p{Cyrillic}\p{Armenian}\p{M}]").expect("a fixed pattern"));
+
+fn is_mark(c: char) -> bool {
+    static MARK: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\p{M}").expect("a fixed pattern"));
+    MARK.is_match(c.encode_utf8(&mut [0; 4]))
 }
 
 /// Words that have an entity: where each begins, where it ends, and its label. No two overlap.
@@ -95,16 +263,28 @@ struct Places<'a> {
     bytes: Vec<usize>,
     /// The UTF-16 unit of each, likewise; tools written in JavaScript count these.
     units: OnceCell<Vec<usize>>,
+    /// Byte ranges of runs of white space: a span may begin with a long one, and there may be many spans.
+    spaces: OnceCell<Vec<Range<usize>>>,
 }
 
 impl<'a> Places<'a> {
     fn of(text: &'a str) -> Self {
         let bytes = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
-        Self { text, bytes, units: OnceCell::new() }
+        Self { text, bytes, units: OnceCell::new(), spaces: OnceCell::new() }
     }
 
     fn chars(&self) -> usize {
         self.bytes.len() - 1
+    }
+
+    /// `range` without white space at its ends.
+    fn trimmed(&self, range: Range<usize>) -> Range<usize> {
+        let spaces = self.spaces.get_or_init(|| SPACES.find_iter(self.text).map(|run| run.range()).collect());
+        let run_at = |at: usize| spaces.get(spaces.partition_point(|run| run.end <= at)).filter(|run| run.start <= at);
+        let start = run_at(range.start).map_or(range.start, |run| run.end);
+        let last = range.end.saturating_sub(1);
+        let end = run_at(last).map_or(range.end, |run| run.start);
+        start..end.max(start)
     }
 
     /// The byte at which the `units`-th UTF-16 unit begins, if a character begins there.
@@ -120,58 +300,42 @@ impl<'a> Places<'a> {
     }
 }
 
-/// The words of `span`. Spaces at its ends are left off, with a warning.
-fn locate(
-    places: &Places<'_>,
-    words: &[Range<usize>],
-    span: &LabelledSpan<'_>,
-    line: usize,
-    findings: &mut Findings,
-) -> Result<Range<usize>, String> {
-    let within = byte_range(places, span)?;
-    let said = &places.text[within.clone()];
-    let start = within.start + (said.len() - said.trim_start().len());
-    let end = start + said.trim().len();
-    if start >= end {
-        return Err(format!("{span} is empty"));
-    }
-    let first = words.binary_search_by_key(&start, |word| word.start);
-    let last = words.binary_search_by_key(&end, |word| word.end);
-    let there = Excerpt(&places.text[start..end]);
-    match (first, last) {
-        (Ok(first), Ok(last)) => {
-            if (start..end) != within {
-                findings.warn(Code::TrimmedSpan, line, span.to_string());
-            }
-            Ok(first..last + 1)
-        }
-        (Err(_), _) => Err(format!("{span} begins inside a word ({there:?})")),
-        (_, Err(_)) => Err(format!("{span} ends inside a word ({there:?})")),
-    }
-}
-
-/// Where `span` is in the text. Where the file says which text it means, that settles what it counts.
-fn byte_range(places: &Places<'_>, span: &LabelledSpan<'_>) -> Result<Range<usize>, String> {
+/// Where `span` is in the text, and whether the file says that something else is there. Where the file says which text it means, that
+/// settles what it counts; white space in it may have been collapsed.
+fn byte_range(places: &Places<'_>, span: &LabelledSpan<'_>, truth: Truth) -> Result<(Range<usize>, bool), String> {
     let (text, chars) = (places.text, places.chars());
     let as_chars =
         (span.start < span.end && span.end <= chars).then(|| places.bytes[span.start]..places.bytes[span.end]);
+    let nowhere = || format!("{span} is not within the text's {chars} characters");
     let Some(said) = span.text else {
-        return as_chars.ok_or_else(|| format!("{span} is not within the text's {chars} characters"));
+        return as_chars.map(|range| (range, false)).ok_or_else(nowhere);
     };
-    if let Some(range) = as_chars.clone().filter(|range| &text[range.clone()] == said) {
-        return Ok(range);
+    let as_utf16 = || places.utf16_byte(span.start).zip(places.utf16_byte(span.end)).map(|(start, end)| start..end);
+    let holds = |range: &Range<usize>| text.get(range.clone()).is_some_and(|there| same_but_spaces(there, said));
+    if let Some(range) = as_chars.clone().filter(holds).or_else(|| as_utf16().filter(holds)) {
+        return Ok((range, false));
     }
-    let as_utf16 = places.utf16_byte(span.start).zip(places.utf16_byte(span.end)).map(|(start, end)| start..end);
-    if let Some(range) = as_utf16.filter(|range| text.get(range.clone()) == Some(said)) {
-        return Ok(range);
+    match (truth, as_chars) {
+        (Truth::Offsets, Some(range)) => Ok((range, true)),
+        (Truth::Offsets, None) => Err(nowhere()),
+        (Truth::Both, range) => {
+            let there = range.map_or("nothing".to_owned(), |range| format!("{:?}", Excerpt(&text[range])));
+            Err(format!("{span} should be {:?}, but {there} is there", Excerpt(said)))
+        }
     }
-    let there = as_chars.map_or("nothing".to_owned(), |range| format!("{:?}", Excerpt(&text[range])));
-    Err(format!("{span} should be {:?}, but {there} is there", Excerpt(said)))
+}
+
+/// Whether two texts are equal once runs of white space are one space, and those at the ends are none.
+fn same_but_spaces(there: &str, said: &str) -> bool {
+    /// How much longer the text may be: who has many spans over long runs of white space shall not make us read them again and again.
+    const LONGER_BY_MAX: usize = 8;
+    let is_near = there.len() / LONGER_BY_MAX <= said.len();
+    there == said || (is_near && there.split_whitespace().eq(said.split_whitespace()))
 }
 
 impl std::fmt::Display for LabelledSpan<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} span {}..{}", Excerpt(self.label), self.start, self.end)
+        write!(f, "{} span {}..{}", Excerpt(&self.label), self.start, self.end)
     }
 }
 

@@ -3,15 +3,16 @@
 use std::time::{Duration, SystemTime};
 
 use crate::domain::Result;
-use crate::serving::{DatasetInfo, DoctorReport, Finding, SplitInfo};
+use crate::serving::{AskedOptions, DatasetInfo, DoctorReport, Finding, PreviewRow, Sample, SplitInfo};
 use crate::transport::call::Call;
 use crate::transport::datasets::{blocking, family_word, store};
 use crate::transport::proto;
 use crate::transport::rpc::timestamp;
 
 pub(in crate::transport) async fn put(call: Call, request: proto::PutDatasetRequest) -> Result<proto::DatasetSplit> {
+    let asked = asked(&request);
     let data = request.data.into();
-    let (name, info) = store(&call, request.name, &request.family, request.split, data).await?;
+    let (name, info) = store(&call, request.name, &request.family, request.split, &asked, data).await?;
     Ok(split(&name, info))
 }
 
@@ -33,6 +34,22 @@ pub(in crate::transport) async fn delete(
 ) -> Result<proto::DeleteDatasetResponse> {
     blocking(&call, move |datasets| datasets.delete(&request.name)).await?;
     Ok(proto::DeleteDatasetResponse {})
+}
+
+/// The options as REST has them, where lists of names are JSON.
+fn asked(request: &proto::PutDatasetRequest) -> AskedOptions {
+    let labels = (!request.labels.is_empty()).then(|| serde_json::Value::from(request.labels.clone()).to_string());
+    let rename = |(old, new): (&String, &String)| (old.clone(), serde_json::Value::from(new.clone()));
+    let renames: serde_json::Map<_, _> = request.rename.iter().map(rename).collect();
+    AskedOptions {
+        text_column: request.text_column.clone(),
+        label_column: request.label_column.clone(),
+        columns: request.columns.clone(),
+        labels,
+        multi_label: request.multi_label.map(|many| many.to_string()),
+        rename: (!renames.is_empty()).then(|| serde_json::Value::Object(renames).to_string()),
+        on_error: request.on_error.clone(),
+    }
 }
 
 impl From<DatasetInfo> for proto::Dataset {
@@ -65,6 +82,8 @@ impl From<DoctorReport> for proto::DoctorReport {
             longest_row_tokens: report.longest_row_tokens as u64,
             errors: report.errors.into_iter().map(Into::into).collect(),
             warnings: report.warnings.into_iter().map(Into::into).collect(),
+            skipped: report.skipped as u64,
+            preview: report.preview.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -76,6 +95,37 @@ impl From<Finding> for proto::Finding {
             message: finding.message,
             count: finding.count as u64,
             lines: finding.lines.into_iter().map(|line| line as u64).collect(),
+            line: finding.line.map(|line| line as u64),
+            row: finding.row.map(|row| row as u64),
+            task_id: finding.task_id,
+            samples: finding.samples.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<Sample> for proto::Sample {
+    fn from(sample: Sample) -> Self {
+        let Sample { line, row, task_id, detail } = sample;
+        Self { line: line.map(|line| line as u64), row: row.map(|row| row as u64), task_id, detail }
+    }
+}
+
+impl From<PreviewRow> for proto::PreviewRow {
+    fn from(preview: PreviewRow) -> Self {
+        let PreviewRow { line, row, task_id, tokens, tags, text, text_pair, label, labels, a, b, score } = preview;
+        Self {
+            line: line.map(|line| line as u64),
+            row: row as u64,
+            task_id,
+            tokens: tokens.unwrap_or_default(),
+            tags: tags.unwrap_or_default(),
+            text,
+            text_pair,
+            label,
+            labels: labels.unwrap_or_default(),
+            a,
+            b,
+            score,
         }
     }
 }

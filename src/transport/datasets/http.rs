@@ -15,7 +15,8 @@ use crate::transport::wire::{Binary, Deleted, List};
 
 /// Uploads a split; the answer is the doctor's report
 ///
-/// JSON lines, CoNLL columns, CSV, TSV, Parquet or a Label Studio export, also gzip or zstd; recognised by content.
+/// JSON lines, CoNLL columns, CSV, TSV, Parquet or a Label Studio export, also gzip or zstd; recognised by content. Where a file leaves
+/// a choice, a parameter makes it; else the report warns of what was chosen, and shows the first two rows as understood.
 #[utoipa::path(
     put, path = "/v1/admin/datasets/{name}", operation_id = "put_dataset", tag = "admin", params(("name" = schema::AdapterName, Path), PutQuery),
     request_body(content = Binary, content_type = "application/octet-stream"),
@@ -27,8 +28,8 @@ pub(in crate::transport) async fn put(
     Query(query): Query<PutQuery>,
     Upload(data): Upload,
 ) -> Result<(StatusCode, Answer<Split>), Failure> {
-    let split = query.split.unwrap_or_else(|| "train".to_owned());
-    let (name, info) = store(&call, name, &query.family, split, data).await?;
+    let (family, split, asked) = query.parts();
+    let (name, info) = store(&call, name, &family, split, &asked, data).await?;
     Ok((StatusCode::CREATED, Answer(Split::new(&name, info))))
 }
 

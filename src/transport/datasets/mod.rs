@@ -5,20 +5,29 @@ pub(super) mod http;
 mod wire;
 
 pub(super) use grpc::{delete, get, list, put};
+pub(super) use wire::DoctorReport;
 
 use std::sync::Arc;
 
 use axum::body::Bytes;
 
 use crate::domain::{Error, Excerpt, Result};
-use crate::serving::{DatasetFamily, DatasetService, SplitInfo};
+use crate::serving::{AskedOptions, DatasetFamily, DatasetService, ReadOptions, SplitInfo, Upload};
 use crate::transport::call::Call;
 
 /// Runs the doctor over an upload and keeps it, while its caller waits.
-async fn store(call: &Call, name: String, family: &str, split: String, data: Bytes) -> Result<(String, SplitInfo)> {
+async fn store(
+    call: &Call,
+    name: String,
+    family: &str,
+    split: String,
+    asked: &AskedOptions,
+    data: Bytes,
+) -> Result<(String, SplitInfo)> {
     let family = self::family(family)?;
+    let upload = Upload { family, split, options: ReadOptions::parse(asked, family)? };
     let datasets = call.services().datasets.clone();
-    let info = datasets.upload(name.clone(), family, split, data, call.deadline).await?;
+    let info = datasets.upload(name.clone(), upload, data, call.deadline).await?;
     Ok((name, info))
 }
 

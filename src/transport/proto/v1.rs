@@ -1028,6 +1028,20 @@ pub struct PutDatasetRequest {
     /// Any format of the contract, also gzip or zstd.
     #[prost(bytes = "vec", tag = "4")]
     pub data: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, optional, tag = "5")]
+    pub text_column: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "6")]
+    pub label_column: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "7")]
+    pub columns: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "8")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, optional, tag = "9")]
+    pub multi_label: ::core::option::Option<bool>,
+    #[prost(btree_map = "string, string", tag = "10")]
+    pub rename: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "11")]
+    pub on_error: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Dataset {
@@ -1078,6 +1092,37 @@ pub struct DoctorReport {
     pub errors: ::prost::alloc::vec::Vec<Finding>,
     #[prost(message, repeated, tag = "9")]
     pub warnings: ::prost::alloc::vec::Vec<Finding>,
+    #[prost(uint64, tag = "10")]
+    pub skipped: u64,
+    #[prost(message, repeated, tag = "11")]
+    pub preview: ::prost::alloc::vec::Vec<PreviewRow>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PreviewRow {
+    #[prost(uint64, optional, tag = "1")]
+    pub line: ::core::option::Option<u64>,
+    #[prost(uint64, tag = "2")]
+    pub row: u64,
+    #[prost(string, optional, tag = "3")]
+    pub task_id: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "4")]
+    pub tokens: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "5")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "6")]
+    pub text: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "7")]
+    pub text_pair: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "8")]
+    pub label: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "9")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "10")]
+    pub a: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "11")]
+    pub b: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(float, optional, tag = "12")]
+    pub score: ::core::option::Option<f32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Finding {
@@ -1090,6 +1135,25 @@ pub struct Finding {
     /// The first of them, from 1.
     #[prost(uint64, repeated, tag = "4")]
     pub lines: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub line: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub row: ::core::option::Option<u64>,
+    #[prost(string, optional, tag = "7")]
+    pub task_id: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "8")]
+    pub samples: ::prost::alloc::vec::Vec<Sample>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Sample {
+    #[prost(uint64, optional, tag = "1")]
+    pub line: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub row: ::core::option::Option<u64>,
+    #[prost(string, optional, tag = "3")]
+    pub task_id: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, tag = "4")]
+    pub detail: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListDatasetsRequest {}

@@ -13,7 +13,7 @@ use parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
 use trunkline::domain::{Cancel, Error, ErrorKind};
 use trunkline::serving::DatasetService;
-use trunkline::training::dataset::{DatasetFamily, DoctorReport, Split, read, read_split};
+use trunkline::training::dataset::{DatasetFamily, DoctorReport, ReadOptions, Reading, Split, read, read_split};
 
 use super::{Classify, MAX_LENGTH, Ner, Pairs, examine, finding, show};
 
@@ -135,7 +135,9 @@ fn work_that_nobody_waits_for_ends() {
     cancelled.cancel();
     for bytes in [rows.as_bytes(), &gzip(rows.as_bytes()), &empty_members, &parquet] {
         let check = |cancel: &Cancel, kind: ErrorKind| {
-            let outcome = read_split(Classify, "train", bytes, &[], MAX_LENGTH, cancel);
+            let options = &ReadOptions::default();
+            let reading = Reading { family: Classify, split: "train", options, others: &[], max_length: MAX_LENGTH };
+            let outcome = read_split(reading, bytes, cancel);
             assert_eq!(outcome.map(drop).map_err(|error| error.kind()), Err(kind), "{} bytes", bytes.len());
         };
         check(&cancelled, ErrorKind::Unavailable);

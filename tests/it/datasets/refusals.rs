@@ -3,7 +3,9 @@
 use std::io::Write;
 
 use trunkline::domain::{Cancel, ErrorKind};
-use trunkline::training::dataset::{DatasetFamily, DoctorReport, OtherSplit, Split, read, read_split};
+use trunkline::training::dataset::{
+    DatasetFamily, DoctorReport, OtherSplit, ReadOptions, Reading, Split, read, read_split,
+};
 
 use super::{Classify, MAX_LENGTH, Ner, Pairs, accepted, examine, finding};
 
@@ -27,7 +29,9 @@ fn warns(family: DatasetFamily, data: &str, code: &str, lines: &[usize], words: 
 
 /// Another split of a dataset that has `others`.
 fn beside(others: &[OtherSplit], split: &str, data: &[u8]) -> (DoctorReport, Option<Split>) {
-    read_split(Classify, split, data, others, MAX_LENGTH, &Cancel::default()).expect("bytes")
+    let options = &ReadOptions::default();
+    let reading = Reading { family: Classify, split, options, others, max_length: MAX_LENGTH };
+    read_split(reading, data, &Cancel::default()).expect("bytes")
 }
 
 const GOOD: &str = r#"{"tokens":["a","b"],"tags":["O","B-X"]}"#;

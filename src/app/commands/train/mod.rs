@@ -8,13 +8,13 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use crate::app::commands::evaluate::split_of_file;
+use crate::app::commands::datasets::ReadingArgs;
 use crate::app::commands::{print, read_file};
 use crate::app::progress::Progress;
 use crate::app::wiring::{ADAPTER_SERIES_MAX, ModelArgs, StoreArgs, block_on};
 use crate::domain::{AdapterName, Error, Family, JobId, JobSpec, JobState, Result};
 use crate::serving::jobs::{JobEvent, JobView, Jobs, JobsConfig, parse_spec};
-use crate::serving::{Backbones, DatasetService};
+use crate::serving::{Backbones, DatasetService, DoctorReport, Upload};
 use crate::telemetry::Metrics;
 
 use pre_finetune::PreFinetuneArgs;
@@ -50,6 +50,9 @@ pub(in crate::app) struct FineTuneArgs {
     /// Test rows, for the report alone
     #[arg(long, value_name = "FILE|NAME:SPLIT")]
     test: Option<String>,
+    /// How the files among them are read
+    #[command(flatten)]
+    reading: ReadingArgs,
     /// Hyper-parameter: NAME=VALUE, as in epochs=8 or layers=last:4; again for more
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
@@ -231,10 +234,19 @@ impl FineTuneArgs {
         let text = |key: &str| spec.get(key).and_then(Value::as_str).unwrap_or_default();
         let family: Family = text("family").parse()?;
         let name = format!("{}-files", text("adapter").parse::<AdapterName>()?);
-        let rows = split_of_file(path, family.into())?;
-        datasets.put(&name, family.into(), split, &rows.to_jsonl())?;
+        let options = self.reading.options(family.into())?;
+        let upload = Upload { family: family.into(), split: split.to_owned(), options };
+        let stored = datasets.put_as(&name, &upload, &read_file(path)?).map_err(|e| e.context(path.display()))?;
+        tell(path, &stored.report);
         Ok(format!("{name}:{split}"))
     }
+}
+
+/// What the doctor has to say of a file that is trained on: its first rows as understood, and the warnings.
+fn tell(path: &Path, report: &DoctorReport) {
+    let rows = report.preview.iter().map(|row| format!("understood {row}"));
+    let warnings = report.warnings.iter().map(|warning| format!("warning: {warning}"));
+    rows.chain(warnings).for_each(|line| eprintln!("{}: {line}", path.display()));
 }
 
 /// `NAME=VALUE` of each flag, under `hyperparameters`.

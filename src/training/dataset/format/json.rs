@@ -1,6 +1,7 @@
 //! JSON lines, and one JSON array of objects over any number of lines.
 
 use crate::training::dataset::limits::ROW_BYTES_MAX;
+use crate::training::dataset::place::Place;
 use crate::training::dataset::row::{Fault, Fields, Rows, kind};
 use serde_json::Value;
 
@@ -23,15 +24,23 @@ pub(super) fn read_array(text: &str, rows: &mut Rows) {
         read_object(line, element, rows);
     }
     if !text.trim_end().ends_with(']') {
-        rows.refuse(text.lines().count(), Fault::unreadable("no \"]\" at the end of the JSON array"));
+        let end = Place { row: rows.seen(), ..Place::of_line(text.lines().count()) };
+        rows.refuse(&end, Fault::unreadable("no \"]\" at the end of the JSON array"));
     }
 }
 
 fn read_object(line: usize, text: &str, rows: &mut Rows) {
+    let place = rows.place(line);
     match parse(text) {
-        Ok(fields) => rows.read(line, &fields),
-        Err(fault) => rows.refuse(line, fault),
+        Ok(fields) => rows.read(place, &fields),
+        Err(fault) => rows.refuse(&place, fault),
     }
+}
+
+/// Whether the first line is a row of spaCy's, and so each line is one.
+pub(super) fn is_list_line(text: &str) -> bool {
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    parse(line).is_ok()
 }
 
 fn parse(text: &str) -> Result<Fields, Fault> {
@@ -40,12 +49,24 @@ fn parse(text: &str) -> Result<Fields, Fault> {
     }
     match serde_json::from_str(text) {
         Ok(Value::Object(fields)) => Ok(fields),
+        Ok(Value::Array(parts)) => text_and_annotation(parts),
         Ok(other) => Err(Fault::unreadable(format!("{}; an object is wanted", kind(&other)))),
         Err(e) => {
             let reason = e.to_string();
             let reason = reason.split(" at line ").next().unwrap_or_default();
             Err(Fault::unreadable(format!("not JSON at column {}: {reason}", e.column())))
         }
+    }
+}
+
+/// spaCy's `["text", {"entities": […]}]`.
+fn text_and_annotation(parts: Vec<Value>) -> Result<Fields, Fault> {
+    match <[Value; 2]>::try_from(parts) {
+        Ok([text @ Value::String(_), Value::Object(mut fields)]) => {
+            fields.insert("text".to_owned(), text);
+            Ok(fields)
+        }
+        _ => Err(Fault::unreadable("a list; an object is wanted")),
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::Excerpt;
 use crate::training::dataset::findings::Code;
-use crate::training::dataset::limits::LABEL_BYTES_MAX;
+use crate::training::dataset::limits::{LABEL_BYTES_MAX, NAMES_SHOWN_MAX};
 
 /// A row by field name.
 pub(in crate::training::dataset) type Fields = Map<String, Value>;
@@ -26,22 +26,35 @@ impl Fault {
     }
 }
 
-/// The first of `names` that is there and not null.
-pub(super) fn find<'a>(fields: &'a Fields, names: &[&'static str]) -> Option<(&'static str, &'a Value)> {
-    names.iter().find_map(|name| fields.get(*name).filter(|value| !value.is_null()).map(|value| (*name, value)))
+/// The first of `names` that is there and not null; where none is, in whatever letters the file writes it.
+pub(super) fn find<'a, 'n>(fields: &'a Fields, names: &[&'n str]) -> Option<(&'n str, &'a Value)> {
+    let exact =
+        names.iter().find_map(|name| fields.get(*name).filter(|value| !value.is_null()).map(|value| (*name, value)));
+    exact.or_else(|| {
+        let there = |name: &&'n str| {
+            let mut fields =
+                fields.iter().filter(|(key, value)| key.trim().eq_ignore_ascii_case(name) && !value.is_null());
+            fields.next().map(|(_, value)| (*name, value))
+        };
+        names.iter().find_map(there)
+    })
 }
 
-pub(super) fn optional_text<'a>(fields: &'a Fields, names: &[&'static str]) -> Result<Option<&'a str>, Fault> {
+/// Whether the field is there, null or not.
+pub(super) fn has(fields: &Fields, name: &str) -> bool {
+    fields.contains_key(name)
+}
+
+pub(super) fn optional_text<'a>(fields: &'a Fields, names: &[&str]) -> Result<Option<&'a str>, Fault> {
     let Some((name, value)) = find(fields, names) else { return Ok(None) };
     value.as_str().map(Some).ok_or_else(|| wrong(name, value, "a string"))
 }
 
-pub(super) fn text<'a>(fields: &'a Fields, names: &[&'static str]) -> Result<&'a str, Fault> {
-    optional_text(fields, names)?.ok_or_else(|| missing(names))
+pub(super) fn text<'a>(fields: &'a Fields, names: &[&str]) -> Result<&'a str, Fault> {
+    optional_text(fields, names)?.ok_or_else(|| missing_from(fields, names))
 }
 
-pub(super) fn strings(fields: &Fields, names: &[&'static str]) -> Result<Vec<String>, Fault> {
-    let (name, value) = find(fields, names).ok_or_else(|| missing(names))?;
+pub(super) fn strings(name: &str, value: &Value) -> Result<Vec<String>, Fault> {
     let list = value.as_array().ok_or_else(|| wrong(name, value, "a list of strings"))?;
     let string = |(at, value): (usize, &Value)| {
         value.as_str().map(str::to_owned).ok_or_else(|| wrong(&format!("{name}[{at}]"), value, "a string"))
@@ -69,9 +82,9 @@ pub(in crate::training::dataset) fn check_label_length(label: &str) -> Result<()
     Err(Fault::too_large(format!("label {label:?} has {bytes} bytes; at most {LABEL_BYTES_MAX} are allowed")))
 }
 
-/// A character position.
-pub(super) fn position(fields: &Fields, name: &'static str) -> Result<usize, Fault> {
-    let value = fields.get(name).ok_or_else(|| missing(&[name]))?;
+/// A character position under one of `names`.
+pub(super) fn position(fields: &Fields, names: &[&'static str]) -> Result<usize, Fault> {
+    let (name, value) = find(fields, names).ok_or_else(|| missing(names))?;
     as_position(name, value)
 }
 
@@ -84,12 +97,26 @@ pub(super) fn object<'a>(name: &str, value: &'a Value) -> Result<&'a Fields, Fau
     value.as_object().ok_or_else(|| wrong(name, value, "an object"))
 }
 
-pub(super) fn missing(names: &[&'static str]) -> Fault {
+pub(super) fn missing(names: &[&str]) -> Fault {
     let others = match names {
         [_] | [] => String::new(),
         [_, others @ ..] => format!(" (or {})", others.join(", ")),
     };
     Fault::unreadable(format!("field {:?}{others} is missing", names.first().unwrap_or(&"")))
+}
+
+/// The same, with the names that the row has.
+pub(super) fn missing_from(fields: &Fields, names: &[&str]) -> Fault {
+    let mut there: Vec<String> =
+        fields.keys().take(NAMES_SHOWN_MAX).map(|name| format!("{:?}", Excerpt(name))).collect();
+    if fields.len() > there.len() {
+        there.push(format!("{} more", fields.len() - there.len()));
+    }
+    let fault = missing(names);
+    match there.is_empty() {
+        true => fault,
+        false => Fault::unreadable(format!("{}; the row has {}", fault.message, there.join(", "))),
+    }
 }
 
 pub(super) fn wrong(name: &str, value: &Value, wanted: &str) -> Fault {

@@ -21,6 +21,8 @@ use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 use serde_json::{Number, Value};
 
 use crate::training::dataset::limits::{ROW_BYTES_MAX, ROWS_MAX};
+use crate::training::dataset::options::ReadOptions;
+use crate::training::dataset::place::Place;
 use crate::training::dataset::row::{Fault, Fields, Rows, check_label_length, is_read};
 
 use claims::{PageClaims, check_footer, over};
@@ -36,7 +38,7 @@ type ClassNames = HashMap<String, Vec<String>>;
 pub(super) fn read(bytes: &[u8], rows: &mut Rows) {
     let outcome = catch_unwind(AssertUnwindSafe(|| read_file(bytes, rows)));
     if let Err(fault) = outcome.unwrap_or_else(|_| Err(Fault::unreadable("the Parquet file is broken"))) {
-        rows.refuse(0, fault);
+        rows.fail(&Place::file(), fault);
     }
 }
 
@@ -51,8 +53,11 @@ fn read_file(bytes: &[u8], rows: &mut Rows) -> Result<(), Fault> {
     let file = SerializedFileReader::new_with_options(Bytes::copy_from_slice(bytes), options).map_err(broken)?;
     check_rows(&file)?;
     let classes = class_names(file.metadata().file_metadata())?;
-    let columns = columns(&file).map_err(broken)?;
+    let columns = columns(&file, &rows.options).map_err(broken)?;
     check_columns(bytes, &file, &columns)?;
+    if !classes.is_empty() {
+        rows.declare_names();
+    }
     if measure(&file, &columns, rows)? {
         read_rows(&file, &columns, &classes, rows).map_err(broken)?;
     }
@@ -87,12 +92,12 @@ struct Columns {
 }
 
 /// Fields that some family reads by their name, if they can be read: of the others nothing is unpacked.
-fn columns(file: &SerializedFileReader<Bytes>) -> Result<Columns, ParquetError> {
+fn columns(file: &SerializedFileReader<Bytes>, options: &ReadOptions) -> Result<Columns, ParquetError> {
     let whole = file.metadata().file_metadata().schema_descr();
     let root_of = |at: usize| whole.get_column_root(at).name();
     let is_wanted = |name: &str| {
         let readable = |at: usize| root_of(at) != name || is_readable(&whole.column(at));
-        is_read(&name.to_lowercase()) && (0..whole.num_columns()).all(readable)
+        is_read(&name.to_lowercase(), options) && (0..whole.num_columns()).all(readable)
     };
     let fields = whole.root_schema().get_fields().iter().filter(|field| is_wanted(field.name())).cloned().collect();
     let root = Type::group_type_builder(whole.name()).with_fields(fields).build()?;
@@ -141,7 +146,8 @@ fn read_rows(
             if rows.is_over(fields.values().map(text_bytes).sum()) {
                 return Ok(());
             }
-            rows.read(line, &fields);
+            let place = rows.place(line);
+            rows.read(place, &fields);
         }
     }
     Ok(())
