@@ -63,6 +63,8 @@ pub struct EncoderConfig {
     /// ModernBERT's heads: their activation, and whether they read the mean of all tokens instead of the first.
     pub head_activation: Activation,
     pub head_pools_mean: bool,
+    /// What the model was called where it was saved: `_name_or_path`.
+    pub origin: Option<String>,
 }
 
 impl EncoderConfig {
@@ -72,12 +74,13 @@ impl EncoderConfig {
         let value: Value = serde_json::from_slice(json).map_err(refused)?;
         let architecture = Architecture::from_model_type(value["model_type"].as_str().unwrap_or_default())?;
         refuse_too_large(&value)?;
+        let origin = value["_name_or_path"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
         let config = match architecture {
             Architecture::DistilBert => serde_json::from_value::<DistilBert>(value).map_err(refused)?.into_config(),
             Architecture::ModernBert => serde_json::from_value::<ModernBert>(value).map_err(refused)?.into_config(),
             _ => serde_json::from_value::<Bert>(value).map_err(refused)?.into_config(architecture),
         }?;
-        config.checked()
+        Self { origin, ..config }.checked()
     }
 
     pub fn head_size(&self) -> usize {

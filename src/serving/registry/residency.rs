@@ -8,7 +8,9 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tracing::{debug, info, warn};
 
-use crate::adapter::{AdapterBundle, AdapterCard, AdapterFiles, AdapterStore, LoraConfig, VersionEntry};
+use crate::adapter::{
+    AdapterBundle, AdapterCard, AdapterFiles, AdapterStore, Carded, LoraConfig, MadeFor, Upload, VersionEntry,
+};
 use crate::domain::{AdapterIdentity, AdapterName, Digest, Error, ErrorKind, Family, Result, Tag};
 use crate::engine::ResidentAdapter;
 use crate::serving::registry::loader::Loader;
@@ -208,12 +210,14 @@ impl Residency {
     /// Gives a folder fresh from PEFT the card it lacks: it is taken to be made for the active backbone.
     pub(super) fn with_card(
         &self,
-        files: AdapterFiles,
+        upload: Upload,
         labels: Option<Vec<String>>,
         family: Option<Family>,
-    ) -> Result<AdapterFiles> {
+    ) -> Result<Carded> {
         let backbone = self.backbones.active();
-        files.with_card(labels, family, backbone.fingerprint(), backbone.max_length())
+        let names = backbone.names();
+        let (fingerprint, max_length) = (backbone.fingerprint(), backbone.max_length());
+        upload.with_card(labels, family, MadeFor { fingerprint, max_length, names: &names })
     }
 
     /// For a request: at once if it is resident, else when it is loaded. What failed its checks is refused without another try.

@@ -24,7 +24,8 @@ pub(in crate::transport) async fn publish(
     let family = request.family.map(|family| family.parse()).transpose()?;
     let activate = request.activate.unwrap_or(true);
     let registry = call.inference().registry();
-    Ok(registry.publish_archive(&name, request.archive, labels, family, activate).await?.into())
+    let (published, warnings) = registry.publish_archive(&name, request.archive, labels, family, activate).await?;
+    Ok(proto::PublishedVersion { warnings, ..published.into() })
 }
 
 pub(in crate::transport) async fn delete(
@@ -104,6 +105,7 @@ impl From<PublishedVersion> for proto::PublishedVersion {
             version: published.version,
             digest: published.digest.to_string(),
             active: published.active,
+            warnings: Vec::new(),
         }
     }
 }

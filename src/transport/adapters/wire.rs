@@ -52,6 +52,8 @@ pub(in crate::transport) struct Published {
     version: u32,
     digest: String,
     active: bool,
+    /// What of the upload is doubtful, such as a `base_model_name_or_path` of another model.
+    warnings: Vec<String>,
 }
 
 /// A PEFT folder's files, each under its name; for the document alone.
@@ -65,6 +67,9 @@ pub(in crate::transport) struct AdapterForm {
     weights: Binary,
     #[serde(rename = "trunkline.json")]
     card: Option<Binary>,
+    /// Of the whole model, if it lies beside the adapter: its `id2label` and `problem_type` count where nothing else says so.
+    #[serde(rename = "config.json")]
+    model_config: Option<Binary>,
 }
 
 /// How to publish an upload.
@@ -128,13 +133,14 @@ impl From<serving::VersionView> for Version {
     }
 }
 
-impl From<serving::PublishedVersion> for Published {
-    fn from(published: serving::PublishedVersion) -> Self {
+impl Published {
+    pub(in crate::transport) fn new(published: serving::PublishedVersion, warnings: Vec<String>) -> Self {
         Self {
             name: published.name.to_string(),
             version: published.version,
             digest: published.digest.to_string(),
             active: published.active,
+            warnings,
         }
     }
 }

@@ -293,6 +293,9 @@ pub struct EmbedParameters {
     /// To unit length; default true.
     #[prost(bool, optional, tag = "2")]
     pub normalize: ::core::option::Option<bool>,
+    /// Of a text past the backbone's own limit for embeddings: truncate (default), window (the mean of its windows) or error.
+    #[prost(string, optional, tag = "3")]
+    pub long_text: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EmbedResponse {
@@ -307,6 +310,9 @@ pub struct EmbedResponse {
     pub usage: ::core::option::Option<Usage>,
     #[prost(message, optional, tag = "5")]
     pub backbone: ::core::option::Option<BackboneIdentity>,
+    /// One an input: whether some of the text went unread.
+    #[prost(bool, repeated, tag = "6")]
+    pub truncated: ::prost::alloc::vec::Vec<bool>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Embedding {
@@ -946,6 +952,9 @@ pub struct PublishedVersion {
     pub digest: ::prost::alloc::string::String,
     #[prost(bool, tag = "4")]
     pub active: bool,
+    /// What of the upload is doubtful, such as a `base_model_name_or_path` of another model.
+    #[prost(string, repeated, tag = "5")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteAdapterRequest {
