@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::adapter::files::MODEL_CONFIG_NAME;
+use crate::disk::without_mark;
 use crate::domain::{Family, LabelSet, ProblemType};
 
 /// `config.json` in bytes: one of a few thousand labels has some hundred kilobytes.
@@ -27,7 +28,7 @@ impl ModelConfig {
             warn(format!("has {} bytes, and is not read: at most {MODEL_CONFIG_BYTES_MAX} are", json.len()));
             return Self::default();
         }
-        let value: Value = match serde_json::from_slice(json) {
+        let value: Value = match serde_json::from_slice(without_mark(json)) {
             Ok(value) => value,
             Err(error) => {
                 warn(format!("cannot be read: {error}"));

@@ -78,7 +78,7 @@ pub struct Encoder {
     /// The layers again, for passes without gradients; on the CPU.
     packed: Option<PackedLayers>,
     kernel: Kernel,
-    weights: Weights,
+    weights: Arc<Weights>,
 }
 
 impl Encoder {
@@ -113,7 +113,29 @@ impl Encoder {
             (None, OnceLock::from(loader.blocks().collect::<Result<Vec<_>>>()?))
         };
         let device = device.clone();
+        let weights = Arc::new(weights);
         Ok(Self { config, device, embeddings, blocks, final_norm, shared, beside, packed, kernel, weights })
+    }
+
+    /// The same network in f32, layers read anew and everything else shared.
+    pub fn in_f32(&self) -> Result<Self> {
+        let kernel = Kernel::best(false);
+        let packed = match &self.packed {
+            Some(_) => Some(PackedLayers::new(kernel, self.loader(None).blocks(), &self.config)?),
+            None => None,
+        };
+        Ok(Self {
+            config: self.config.clone(),
+            device: self.device.clone(),
+            embeddings: self.embeddings.clone(),
+            blocks: OnceLock::new(),
+            final_norm: self.final_norm.clone(),
+            shared: self.shared.clone(),
+            beside: self.beside.clone(),
+            packed,
+            kernel,
+            weights: self.weights.clone(),
+        })
     }
 
     fn blocks(&self) -> Result<&[Block]> {

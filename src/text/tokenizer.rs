@@ -98,7 +98,7 @@ impl Tokenizer {
 
     fn from_json(json: &[u8]) -> Result<Self> {
         let unreadable = |e| Error::unprocessable(format!("no tokenizer: {e}"));
-        let mut inner = RawTokenizer::from_bytes(json).map_err(unreadable)?;
+        let mut inner = RawTokenizer::from_bytes(disk::without_mark(json)).map_err(unreadable)?;
         inner.with_padding(None).with_truncation(None).map_err(unreadable)?;
         let (single, pair) = (Template::learn(&inner, false)?, Template::learn(&inner, true)?);
         let subword = SubwordRule::of(&inner);

@@ -5,6 +5,7 @@ mod sizes;
 
 use serde_json::Value;
 
+use crate::disk::without_mark;
 use crate::domain::{Error, Result};
 use crate::model::config::dialects::{Bert, DistilBert, ModernBert};
 use crate::model::config::sizes::refuse_too_large;
@@ -71,7 +72,7 @@ impl EncoderConfig {
     /// From `config.json`; an unknown `model_type` or activation is refused by name.
     pub fn from_json(json: &[u8]) -> Result<Self> {
         let refused = |e: serde_json::Error| Error::unprocessable(format!("config.json: {e}")).with_source(e);
-        let value: Value = serde_json::from_slice(json).map_err(refused)?;
+        let value: Value = serde_json::from_slice(without_mark(json)).map_err(refused)?;
         let architecture = Architecture::from_model_type(value["model_type"].as_str().unwrap_or_default())?;
         refuse_too_large(&value)?;
         let origin = value["_name_or_path"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);

@@ -7,7 +7,8 @@ use super::function::{floats, matrix};
 use crate::model::kernels;
 use crate::model::{Delta, Packed};
 
-/// Words, positions and segments are (rows, embedding size).
+/// Words, positions and segments are (rows, embedding size). Clones share them.
+#[derive(Clone)]
 pub(crate) struct Embeddings {
     pub(crate) words: Tensor,
     pub(crate) positions: Option<Tensor>,

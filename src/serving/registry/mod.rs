@@ -9,6 +9,7 @@ mod catalog;
 mod loader;
 mod names;
 mod residency;
+mod samples;
 mod view;
 
 use std::future::Future;

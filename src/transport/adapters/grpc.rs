@@ -82,6 +82,7 @@ impl From<AdapterView> for proto::Adapter {
             parameters: view.parameters as u64,
             bytes: view.bytes,
             metrics: view.metrics.map(to_value),
+            precision: view.precision.map(str::to_owned),
         }
     }
 }

@@ -31,6 +31,9 @@ pub(in crate::transport) struct Adapter {
     bytes: u64,
     /// What its training reported.
     metrics: Option<serde_json::Value>,
+    /// What computes the active version, once it ran: the backbone's precision, or `f32` where its answers would not be the same.
+    #[schema(example = "bf16")]
+    precision: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -117,6 +120,7 @@ impl From<serving::AdapterView> for Adapter {
             parameters: view.parameters,
             bytes: view.bytes,
             metrics: view.metrics,
+            precision: view.precision,
         }
     }
 }

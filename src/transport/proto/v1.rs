@@ -355,6 +355,9 @@ pub struct Adapter {
     /// What its training reported.
     #[prost(message, optional, tag = "12")]
     pub metrics: ::core::option::Option<::prost_types::Value>,
+    /// What computes the active version, once it ran: the backbone's precision, or f32 where its answers would not be the same.
+    #[prost(string, optional, tag = "13")]
+    pub precision: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AdapterVersion {
