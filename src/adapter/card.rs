@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::without_mark;
 use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, ProblemType, Problems, Result};
 
 /// `trunkline.json` in bytes: 4096 labels of a few hundred, and the report of a training run.
@@ -83,8 +84,8 @@ impl AdapterCard {
                 json.len()
             )));
         }
-        let file: CardFile =
-            serde_json::from_slice(json).map_err(|e| Error::unprocessable(format!("trunkline.json: {e}")))?;
+        let file: CardFile = serde_json::from_slice(without_mark(json))
+            .map_err(|e| Error::unprocessable(format!("trunkline.json: {e}")))?;
         Self::from_file(file)
     }
 

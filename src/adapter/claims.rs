@@ -35,6 +35,20 @@ impl Claims {
         self.tensors.insert(name, tensor);
     }
 
+    /// Whether there is either half of a module's update.
+    pub(crate) fn has_update(&self, module: &str) -> bool {
+        [lora_a(module), lora_b(module)].iter().any(|name| self.tensors.contains_key(name))
+    }
+
+    /// The adapter's own tensor of this shape; None if it brings none, and leaves one of another shape for who will refuse it.
+    pub(crate) fn own(&self, name: &str, shape: &[usize]) -> Option<Tensor> {
+        self.tensors.get(name).filter(|tensor| tensor.dims() == shape).cloned()
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     /// Both halves of a module's update.
     pub(crate) fn take_delta(&mut self, target: &Target) -> Option<(Site, Delta)> {
         let a = self.take(&lora_a(&target.module), &[target.rank, target.inputs]);
@@ -118,6 +132,8 @@ impl Claims {
         let of_head = self.tensors.keys().filter(|name| name.starts_with("head."));
         let own = of_head.filter_map(|name| Some((name.clone(), encoder.backbone_tensor(name)?.dims().to_vec())));
         wanted.extend(own);
+        wanted.sort();
+        wanted.dedup();
         wanted.into_iter().filter_map(|(name, shape)| self.take(&name, &shape).map(|tensor| (name, tensor))).collect()
     }
 

@@ -1,10 +1,9 @@
 //! BERT's pooler, which sequence classification runs before its head: an adapter may bring a copy of it, trained in full
-//! (`modules_to_save`) or by an update, which is merged into the copy when read. Leaves running it to `model::Head`.
+//! (`modules_to_save`). Leaves updates of it to `heads`, running it to `model::Head`.
 
-use crate::adapter::claims::Claims;
-use crate::adapter::names::{lora_a, lora_b};
+use crate::adapter::heads::saved_whole;
 use crate::adapter::targets::resolve;
-use crate::adapter::{AdapterCard, LoraConfig, TargetModules};
+use crate::adapter::{AdapterCard, LoraConfig};
 use crate::domain::{Error, Family, Result};
 use crate::model::{Architecture, Encoder};
 
@@ -38,6 +37,11 @@ impl Pooler {
         config.modules_to_save.iter().any(|name| name == "pooler" || name.ends_with(".pooler"))
     }
 
+    /// Whether the configuration asks for an update of it, which PEFT then certainly made.
+    pub(crate) fn must_be_updated(&self, module: &str, config: &LoraConfig) -> bool {
+        module == self.module && !Self::is_saved(config)
+    }
+
     /// The rank and scale of an update, if the configuration asks for one: `all-linear` does, and a bare `dense`.
     fn update(&self, config: &LoraConfig) -> Result<Option<(usize, f64)>> {
         if Self::is_saved(config) {
@@ -51,31 +55,7 @@ impl Pooler {
         if self.update(&config)?.is_none() {
             return Ok(config);
         }
-        let pooler = "pooler.dense".to_owned();
-        let exclude_modules = Some(match config.exclude_modules {
-            Some(TargetModules::Suffixes(names)) => {
-                TargetModules::Suffixes(names.into_iter().chain([pooler]).collect())
-            }
-            Some(TargetModules::Regex(pattern)) => TargetModules::Regex(format!(r"(?:{pattern})|.*\.pooler\.dense")),
-            Some(TargetModules::AllLinear) | None => TargetModules::Suffixes(vec![pooler]),
-        });
-        let modules_to_save = config.modules_to_save.into_iter().chain(["pooler".to_owned()]).collect();
-        Ok(LoraConfig { exclude_modules, modules_to_save, ..config })
-    }
-
-    /// Replaces an update by the copy that it makes of the backbone's pooler: W + scale·B·A.
-    pub(crate) fn merge(&self, config: LoraConfig, encoder: &Encoder, claims: &mut Claims) -> Result<LoraConfig> {
-        let Some((rank, scale)) = self.update(&config)? else { return Ok(config) };
-        let a = claims.take(&lora_a(&self.module), &[rank, self.hidden_size]);
-        let b = claims.take(&lora_b(&self.module), &[self.hidden_size, rank]);
-        for (name, shape) in self.tensors() {
-            let mut copy = self.backbones(&name, encoder)?;
-            if let (Some(a), Some(b), [_, _]) = (&a, &b, &*shape) {
-                copy = (copy + (b.matmul(a)? * scale)?)?;
-            }
-            claims.put(name, copy);
-        }
-        self.saved_in_place_of_update(config)
+        Ok(saved_whole(config, "pooler.dense"))
     }
 
     /// The backbone's own tensor, where every copy begins.

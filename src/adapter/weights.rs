@@ -42,12 +42,15 @@ fn read_all(
     // The same file gives the same problems, in the same order.
     views.sort_unstable_by_key(|(name, _)| *name);
     for (name, view) in views {
+        if is_original(name) {
+            continue;
+        }
         let Some(canonical) = canonical_name(name) else {
             problems.push(format_args!("{name}: does not begin with {PREFIX:?}"));
             continue;
         };
         match read_tensor(&view, device) {
-            Ok(tensor) if tensors.contains_key(&canonical) => {
+            Ok(tensor) if tensors.get(&canonical).is_some_and(|other| !is_equal(other, &tensor)) => {
                 problems.push(format_args!("{name}: {canonical} is there twice, shape {:?}", tensor.dims()));
             }
             Ok(tensor) => drop(tensors.insert(canonical, tensor)),
@@ -128,6 +131,16 @@ fn read_tensor(view: &TensorView<'_>, device: &Device) -> Result<Tensor> {
         return Err(Error::unprocessable(format!("holds {wrong} values that are not finite (NaN or infinite)")));
     }
     Ok(tensor.to_device(device)?)
+}
+
+/// What a module was before a copy of it was trained (`modules_to_save`); PEFT runs the copy.
+fn is_original(name: &str) -> bool {
+    name.split('.').any(|part| part == "original_module")
+}
+
+fn is_equal(a: &Tensor, b: &Tensor) -> bool {
+    let numbers = |tensor: &Tensor| tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).ok();
+    a.dims() == b.dims() && numbers(a) == numbers(b)
 }
 
 fn not_finite(tensor: &Tensor) -> Result<usize> {

@@ -165,6 +165,31 @@ mod tests {
     }
 
     #[test]
+    fn an_address_may_be_a_name() {
+        let listen = |address: &str| listen(&["trunkline", "serve", "--listen", address]);
+        for (address, wanted) in [
+            ("localhost:8080", "127.0.0.1:8080"),
+            ("LocalHost:0", "127.0.0.1:0"),
+            ("[::1]:81", "[::1]:81"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+        ] {
+            assert_eq!(listen(address).unwrap(), wanted, "{address}");
+        }
+        for (address, wanted) in [
+            ("localhost", "NAME:PORT is wanted"),
+            ("8080", "NAME:PORT is wanted"),
+            (":8080", "NAME:PORT is wanted"),
+            ("::1:8080x", "NAME:PORT is wanted"),
+            ("localhost:http", "the port \"http\""),
+            ("localhost:65536", "the port \"65536\""),
+            ("no-such-host.invalid:80", "cannot be resolved"),
+        ] {
+            let error = listen(address).unwrap_err();
+            assert!(error.contains(wanted), "{address}: {error}");
+        }
+    }
+
+    #[test]
     fn every_flag_of_every_command_has_its_variable() {
         fn visit(command: &clap::Command, path: &str) {
             for arg in command.get_arguments().filter(|a| !matches!(a.get_long(), None | Some("help" | "version"))) {

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::adapter::AdapterStore;
 use crate::app::config::environment;
 use crate::app::progress::Progress;
-use crate::backbone::{BackboneCache, Sources};
+use crate::backbone::{BackboneCache, Sources, embedded_tokens_max};
 use crate::domain::{BackboneIdentity, Digest, Error, Result};
 use crate::engine::{Engine, EngineConfig, ResidentBackbone};
 use crate::model::kernels::packed::Kernel;
@@ -61,17 +61,25 @@ pub(super) struct Model {
     pub(super) fingerprint: Digest,
     /// Its files.
     pub(super) folder: PathBuf,
+    /// Of a text that is embedded; None: as many as the encoder reads.
+    pub(super) embedded_tokens_max: Option<usize>,
     pub(super) encoder: Arc<Encoder>,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) threads: usize,
 }
 
 impl Model {
+    /// What it is called, here and where it came from.
+    pub(super) fn names(&self) -> Vec<String> {
+        std::iter::once(self.name.clone()).chain(self.encoder.config().origin.clone()).collect()
+    }
+
     /// Ready to serve: it has run once.
     pub(super) fn backbone(&self) -> Result<Backbone> {
         let identity = BackboneIdentity { name: self.name.clone(), fingerprint: self.fingerprint.clone() };
         let resident = ResidentBackbone::admit(identity, self.encoder.clone())?;
-        Ok(Backbone { resident, tokenizer: self.tokenizer.clone(), folder: self.folder.clone() })
+        let (tokenizer, folder) = (self.tokenizer.clone(), self.folder.clone());
+        Ok(Backbone { resident, tokenizer, folder, embedded_tokens_max: self.embedded_tokens_max })
     }
 }
 
@@ -105,8 +113,9 @@ impl ModelArgs {
         tokenizer
             .check_fits(config.vocab_size, config.type_vocab_size, config.max_length)
             .map_err(|error| error.context(folder.display()))?;
+        let embedded_tokens_max = embedded_tokens_max(folder, fingerprint)?;
         let (name, fingerprint, folder) = (name.to_owned(), fingerprint.clone(), folder.to_owned());
-        Ok(Model { name, fingerprint, folder, encoder, tokenizer, threads: self.threads() })
+        Ok(Model { name, fingerprint, folder, embedded_tokens_max, encoder, tokenizer, threads: self.threads() })
     }
 
     /// The flag, else what the cgroup's quota and the affinity mask leave.

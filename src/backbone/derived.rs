@@ -14,10 +14,11 @@ use crate::domain::{Error, Result};
 pub(super) const PROVENANCE: &str = "trunkline-provenance.json";
 
 /// What a derived backbone takes over: configuration and tokenizer, in every form that libraries read.
-const TAKEN_OVER: [&str; 8] = [
+const TAKEN_OVER: [&str; 9] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "sentence_bert_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",

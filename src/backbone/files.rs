@@ -11,8 +11,11 @@ use crate::domain::{Digest, Error, Result};
 
 /// Without these there is no backbone. In the order of the fingerprint.
 pub(super) const REQUIRED: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
-/// Kept if a source has it; not part of the fingerprint, since `tokenizer.json` says everything about tokens.
-pub(super) const OPTIONAL: &str = "tokenizer_config.json";
+/// What the reference library's tokenizer was made with: a limit of tokens, among others.
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// Kept if a source has them; not part of the fingerprint: `tokenizer.json` says everything about tokens, and what else is in them says
+/// no more than how long a text may be.
+pub(super) const OPTIONAL: [&str; 2] = [TOKENIZER_CONFIG, "sentence_bert_config.json"];
 
 /// Larger than any BERT-like encoder we run; a source that never ends must not fill the disk.
 pub(super) const FILE_BYTES_MAX: u64 = 16 << 30;
@@ -40,7 +43,7 @@ pub(super) fn fingerprint(files: &Files) -> Result<Digest> {
     Ok(Digest::from_sha256(&hasher.finalize().into()))
 }
 
-/// Hashes the required files of `folder`, and the optional one if it is there. Names all that are missing.
+/// Hashes the required files of `folder`, and of the optional ones those that are there. Names all that are missing.
 pub(super) fn hash_folder(folder: &Path) -> Result<Files> {
     let missing: Vec<String> = REQUIRED
         .into_iter()
@@ -51,7 +54,8 @@ pub(super) fn hash_folder(folder: &Path) -> Result<Files> {
         let what = format!("folder {} holds no backbone in Hugging Face layout", folder.display());
         return Err(Error::unprocessable(what).with_problems(missing));
     }
-    let names = REQUIRED.into_iter().chain(folder.join(OPTIONAL).is_file().then_some(OPTIONAL));
+    let optional = OPTIONAL.into_iter().filter(|name| folder.join(name).is_file());
+    let names = REQUIRED.into_iter().chain(optional);
     names.map(|name| Ok((name.to_owned(), hash_file(&folder.join(name))?))).collect()
 }
 

@@ -23,10 +23,10 @@ pub(super) fn fetch(
 ) -> Result<()> {
     let agent = agent(hub);
     // The small files first: a repository that lacks one is refused before its weights come.
-    for name in [REQUIRED[0], REQUIRED[2], OPTIONAL, REQUIRED[1]] {
+    for name in [REQUIRED[0], REQUIRED[2]].into_iter().chain(OPTIONAL).chain([REQUIRED[1]]) {
         let url = format!("{}/{repository}/resolve/main/{name}", hub.endpoint);
         let Some(answer) = get(&agent, url)? else {
-            if name == OPTIONAL {
+            if OPTIONAL.contains(&name) {
                 continue;
             }
             return Err(Error::not_found(format!("{repository} has no {name} there (404)")));

@@ -9,10 +9,12 @@ mod known;
 mod name;
 mod package;
 mod receipt;
+mod sentence;
 mod sources;
 
 pub use cache::{BackboneCache, BackboneInfo, BackboneName, FetchProgress};
 pub use derived::derive;
 pub use difference::pack;
 pub use known::{KnownBackbone, Package};
+pub use sentence::embedded_tokens_max;
 pub use sources::{Hub, Sources};

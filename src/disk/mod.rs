@@ -62,6 +62,11 @@ pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(contents)
 }
 
+/// Text without the byte order mark that some editors put before UTF-8, and no reader of JSON takes.
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 /// [`read`], where there need be no file.
 pub fn read_if_there(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
     match read(path, bytes_max) {

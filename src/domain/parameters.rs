@@ -6,8 +6,8 @@ use crate::domain::{CandidateLabels, HypothesisTemplate};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Aggregation {
     None,
-    #[default]
     Simple,
+    #[default]
     First,
     Average,
     Max,
@@ -49,6 +49,7 @@ pub enum Pooling {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct NerParameters {
+    /// By default the one that training measures: a word is what its first token says.
     pub aggregation: Aggregation,
     /// Entities scored lower are left out.
     pub threshold: f32,
@@ -66,7 +67,7 @@ pub struct NerParameters {
 impl Default for NerParameters {
     fn default() -> Self {
         Self {
-            aggregation: Aggregation::Simple,
+            aggregation: Aggregation::First,
             threshold: 0.0,
             ignore_labels: vec!["O".to_owned()],
             labels: None,
@@ -108,10 +109,11 @@ impl Default for ClassifyParameters {
 pub struct EmbedParameters {
     pub pooling: Pooling,
     pub normalize: bool,
+    pub long_text: LongText,
 }
 
 impl Default for EmbedParameters {
     fn default() -> Self {
-        Self { pooling: Pooling::Mean, normalize: true }
+        Self { pooling: Pooling::Mean, normalize: true, long_text: LongText::Truncate }
     }
 }

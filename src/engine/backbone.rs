@@ -1,6 +1,6 @@
 //! A backbone on the device: the encoder that adapters made for it run on. Dropping the last handle gives its memory back.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::adapter::AdapterBundle;
 use crate::domain::{AdapterIdentity, BackboneIdentity, EmbedParameters, Error, HeadForm, Matrix, Result};
@@ -15,6 +15,8 @@ const TRIAL_IDS: [u32; 4] = [0; 4];
 pub struct ResidentBackbone {
     pub identity: Arc<BackboneIdentity>,
     encoder: Arc<Encoder>,
+    /// The same network in f32, for adapters that need it; there once one was asked about.
+    exact: OnceLock<Arc<Encoder>>,
     /// Declared last, dropped last.
     _then: GiveBack,
 }
@@ -32,7 +34,8 @@ impl ResidentBackbone {
     /// It has run once, with finite numbers, when this returns. Blocks; the pass runs on the caller's thread, so that no
     /// request waits for it.
     pub fn admit(identity: BackboneIdentity, encoder: Arc<Encoder>) -> Result<Arc<Self>> {
-        let backbone = Arc::new(Self { identity: Arc::new(identity), encoder, _then: GiveBack });
+        let backbone =
+            Arc::new(Self { identity: Arc::new(identity), encoder, exact: OnceLock::new(), _then: GiveBack });
         backbone.try_out(Work::Embed(Through::Base(backbone.clone()), EmbedParameters::default()))?;
         Ok(backbone)
     }
@@ -40,6 +43,15 @@ impl ResidentBackbone {
     /// For training and for reading adapters made for it.
     pub fn encoder(&self) -> &Arc<Encoder> {
         &self.encoder
+    }
+
+    /// The network in f32, whatever it serves in. Its layers take memory of their own, its embeddings do not.
+    pub(super) fn exact(&self) -> Result<&Arc<Encoder>> {
+        if let Some(exact) = self.exact.get() {
+            return Ok(exact);
+        }
+        let exact = Arc::new(self.encoder.in_f32()?);
+        Ok(self.exact.get_or_init(|| exact))
     }
 
     /// Makes an adapter resident, in the form this backbone computes with; it has run once, like [`ResidentBackbone::admit`].

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::{EmbedParameters, Matrix, Result};
 use crate::engine::{ResidentAdapter, ResidentBackbone};
+use crate::model::Encoder;
 
 /// One sequence and what is wanted of it.
 #[derive(Clone)]
@@ -45,7 +46,15 @@ impl Work {
         }
     }
 
-    /// Which backbone computes it.
+    /// What computes it: the backbone's network, or for some adapters the same in f32.
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        match self.adapter() {
+            Some(adapter) => adapter.encoder(),
+            None => self.backbone().encoder(),
+        }
+    }
+
+    /// Which backbone it belongs to.
     pub fn backbone(&self) -> &Arc<ResidentBackbone> {
         match self {
             Self::Embed(Through::Base(backbone), _) => backbone,

@@ -81,6 +81,9 @@ fn run_stages(
     for stage in plan.stages(beginning.layer) {
         hidden = rearrange(hidden, plan.moves(&layout, &stage.layout))?;
         layout = stage.layout;
+        if stage.layers.start == 0 {
+            hidden = with_own_embeddings(encoder, plan, &layout, hidden)?;
+        }
         computed.get_or_insert(layout.tokens());
         let end = stage.layers.end;
         hidden = encoder.forward(&hidden, &layout.bounds, &plan.segments(&layout), stage.layers, Mode::Eval)?;
@@ -90,6 +93,16 @@ fn run_stages(
         }
     }
     Ok((rearrange(hidden, plan.moves(&layout, answers))?, computed.unwrap_or(0)))
+}
+
+/// `hidden` with the embeddings of branches whose adapter has a projection of its own.
+fn with_own_embeddings(encoder: &Encoder, plan: &Plan<'_>, layout: &Layout, hidden: Tensor) -> Result<Tensor> {
+    let mut hidden = hidden;
+    for (rows, adapter, packed) in plan.own_embeddings(layout) {
+        let own = encoder.embed_for(&packed, &adapter.lora)?;
+        hidden = hidden.slice_scatter(&own, 0, rows.start)?;
+    }
+    Ok(hidden)
 }
 
 /// What was kept of the plan's texts, end to end.

@@ -1,5 +1,6 @@
 //! The device: batches in, outputs out. The handle is async, the threads behind it are synchronous. Leaves scheduling to `serving`.
 
+mod agreement;
 mod backbone;
 mod batch;
 mod forward;
@@ -10,6 +11,7 @@ mod resident;
 mod worker;
 
 pub use crate::model::kernels::give_back_memory;
+pub use agreement::{LOGITS_APART_MAX, Sample};
 pub use backbone::ResidentBackbone;
 pub use batch::{Batch, BatchOutput, BatchSequence, Output, Through, Work};
 pub use resident::ResidentAdapter;

@@ -165,6 +165,17 @@ impl<'a> Plan<'a> {
         SegmentAdapters(segments)
     }
 
+    /// Branches of `layout` whose adapter changes how texts are embedded: their tokens, the adapter, and what it embeds.
+    pub(super) fn own_embeddings(&self, layout: &Layout) -> Vec<(Range<usize>, &'a Arc<ResidentAdapter>, Packed)> {
+        let lanes = layout.lanes.iter().zip(layout.bounds.windows(2));
+        let own = |(lane, bounds): (&Lane, &[usize])| {
+            let Lane::Branch(branch) = *lane else { return None };
+            let adapter = self.branches[branch].adapter.filter(|adapter| adapter.lora.projection().is_some())?;
+            Some((bounds[0]..bounds[1], adapter, Packed::new([self.texts[self.branches[branch].text]])))
+        };
+        lanes.filter_map(own).collect()
+    }
+
     /// Runs of branches with the same adapter.
     pub(super) fn adapters(&self) -> Vec<(Range<usize>, &'a Arc<ResidentAdapter>)> {
         let mut runs: Vec<(Range<usize>, &'a Arc<ResidentAdapter>)> = Vec::new();

@@ -19,6 +19,7 @@ const ENTRY_BYTES: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     backbone: Digest,
+    precision: &'static str,
     layer: usize,
     ids: Arc<[u32]>,
     type_ids: Arc<[u32]>,
@@ -107,7 +108,8 @@ impl PrefixCache {
 
 fn key(sequence: &BatchSequence, layer: usize) -> Key {
     let backbone = sequence.work.backbone().identity.fingerprint.clone();
-    Key { backbone, layer, ids: sequence.ids.clone(), type_ids: sequence.type_ids.clone() }
+    let precision = sequence.work.encoder().precision();
+    Key { backbone, precision, layer, ids: sequence.ids.clone(), type_ids: sequence.type_ids.clone() }
 }
 
 fn weight(rows: &[f32]) -> usize {

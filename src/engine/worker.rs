@@ -125,29 +125,29 @@ impl Drop for Worker {
     }
 }
 
-/// One pass for each backbone among `sequences`; most batches have one.
+/// One pass for each network among `sequences`; most batches have one.
 pub(super) fn answer(sequences: &[BatchSequence], cache: Option<&PrefixCache>) -> BatchOutput {
-    let groups = by_backbone(sequences);
+    let groups = by_encoder(sequences);
     if let [_only] = &groups[..] {
-        return pass(sequences[0].work.backbone().encoder(), sequences, cache);
+        return pass(sequences[0].work.encoder(), sequences, cache);
     }
     let mut outputs: Vec<Result<Output>> = vec![Err(lost()); sequences.len()];
     let mut prefix_tokens_saved = 0;
     for of_one in groups {
         let own: Vec<BatchSequence> = of_one.iter().map(|&at| sequences[at].clone()).collect();
-        let output = pass(own[0].work.backbone().encoder(), &own, cache);
+        let output = pass(own[0].work.encoder(), &own, cache);
         prefix_tokens_saved += output.prefix_tokens_saved;
         of_one.into_iter().zip(output.outputs).for_each(|(at, output)| outputs[at] = output);
     }
     BatchOutput { outputs, prefix_tokens_saved }
 }
 
-/// Indices of the sequences of each backbone, the first one's first.
-fn by_backbone(sequences: &[BatchSequence]) -> Vec<Vec<usize>> {
+/// Indices of the sequences of each network, the first one's first.
+fn by_encoder(sequences: &[BatchSequence]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (at, sequence) in sequences.iter().enumerate() {
-        let backbone = sequence.work.backbone();
-        let own = groups.iter_mut().find(|group| Arc::ptr_eq(sequences[group[0]].work.backbone(), backbone));
+        let encoder = sequence.work.encoder();
+        let own = groups.iter_mut().find(|group| Arc::ptr_eq(sequences[group[0]].work.encoder(), encoder));
         match own {
             Some(group) => group.push(at),
             None => groups.push(vec![at]),

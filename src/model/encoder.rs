@@ -73,10 +73,12 @@ pub struct Encoder {
     final_norm: Option<Norm>,
     /// What adapters may bring their own copy of, by its name in the task model.
     shared: HashMap<String, Tensor>,
+    /// What the file holds of a head, which an adapter's update adds to; no adapter uses it as it is unless it says so.
+    beside: HashMap<String, Tensor>,
     /// The layers again, for passes without gradients; on the CPU.
     packed: Option<PackedLayers>,
     kernel: Kernel,
-    weights: Weights,
+    weights: Arc<Weights>,
 }
 
 impl Encoder {
@@ -104,13 +106,36 @@ impl Encoder {
     fn build(config: EncoderConfig, weights: Weights, device: &Device, kernel: Kernel) -> Result<Self> {
         let loader = Loader { config: &config, weights: &weights, device, kernel, master: None };
         let (embeddings, final_norm, shared) = (loader.embeddings()?, loader.final_norm()?, loader.shared()?);
+        let beside = loader.beside()?;
         let (packed, blocks) = if device.is_cpu() {
             (Some(PackedLayers::new(kernel, loader.blocks(), &config)?), OnceLock::new())
         } else {
             (None, OnceLock::from(loader.blocks().collect::<Result<Vec<_>>>()?))
         };
         let device = device.clone();
-        Ok(Self { config, device, embeddings, blocks, final_norm, shared, packed, kernel, weights })
+        let weights = Arc::new(weights);
+        Ok(Self { config, device, embeddings, blocks, final_norm, shared, beside, packed, kernel, weights })
+    }
+
+    /// The same network in f32, layers read anew and everything else shared.
+    pub fn in_f32(&self) -> Result<Self> {
+        let kernel = Kernel::best(false);
+        let packed = match &self.packed {
+            Some(_) => Some(PackedLayers::new(kernel, self.loader(None).blocks(), &self.config)?),
+            None => None,
+        };
+        Ok(Self {
+            config: self.config.clone(),
+            device: self.device.clone(),
+            embeddings: self.embeddings.clone(),
+            blocks: OnceLock::new(),
+            final_norm: self.final_norm.clone(),
+            shared: self.shared.clone(),
+            beside: self.beside.clone(),
+            packed,
+            kernel,
+            weights: self.weights.clone(),
+        })
     }
 
     fn blocks(&self) -> Result<&[Block]> {
@@ -163,7 +188,7 @@ impl Encoder {
     pub fn memory_bytes(&self) -> usize {
         let blocks = self.blocks.get().into_iter().flatten();
         let layers = blocks.flat_map(Block::tensors).chain(self.final_norm.iter().flat_map(Norm::tensors));
-        let heads = self.shared.iter().filter(|(name, _)| is_of_head(name)).map(|(_, tensor)| tensor);
+        let heads = self.shared.iter().filter(|(name, _)| is_of_head(name)).chain(&self.beside).map(|(_, t)| t);
         let all = self.embeddings.tensors().chain(layers).chain(heads);
         let tensors: usize = all.map(tensor_bytes).sum();
         tensors + self.packed.as_ref().map_or(0, PackedLayers::bytes)
@@ -236,6 +261,24 @@ impl Encoder {
     /// ModernBERT's prediction head (`head.dense.weight`). None for every other name, and for what the backbone has not.
     pub fn backbone_tensor(&self, name: &str) -> Option<Tensor> {
         self.shared.get(name).cloned()
+    }
+
+    /// The tensor of a head's linear that the backbone's file holds, by its name in the task model: what
+    /// [`Encoder::backbone_tensor`] has of it, and the head of a file that was saved for a task (`pre_classifier.weight`).
+    pub fn head_tensor(&self, name: &str) -> Option<Tensor> {
+        self.backbone_tensor(name).or_else(|| self.beside.get(name).cloned())
+    }
+
+    /// (out, in) of the linear between the embeddings and the first layer, where the architecture has one (ELECTRA).
+    pub fn projection_shape(&self) -> Option<(usize, usize)> {
+        let (weight, _) = self.embeddings.projection.as_ref()?;
+        weight.dims2().ok()
+    }
+
+    /// [`Encoder::embed`] for one adapter, which may change the linear between the embeddings and the first layer.
+    pub fn embed_for(&self, input: &Packed, adapter: &LoraWeights) -> Result<Tensor> {
+        self.check_input(input)?;
+        Ok(self.embeddings.forward_with(input, adapter.projection())?)
     }
 
     /// Whether every id is within its table and every sequence within the positions.

@@ -129,6 +129,11 @@ impl Head {
         tensors
     }
 
+    /// Every tensor that such a head computes with, whoever has it; names and shapes as [`Head::required`].
+    pub fn tensors_of(kind: HeadKind, encoder: &Encoder, pooling: &str, labels: usize) -> Vec<(String, Vec<usize>)> {
+        Plan::of(kind, encoder.config(), pooling == "mean").tensors(encoder.config().hidden_size, labels)
+    }
+
     /// From an adapter's tensors; what it does not bring comes from the backbone's file. `pooling` is `cls` (the
     /// architecture's own) or `mean`. `unprocessable`, naming every missing tensor and every wrong shape.
     pub fn from_tensors(

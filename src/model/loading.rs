@@ -11,6 +11,9 @@ use crate::model::layers::{Block, BlockShape, Embeddings, Linear, Master, Norm, 
 use crate::model::weights::Weights;
 use crate::model::{Architecture, EncoderConfig, LayerAttention, Linear as Role, Site};
 
+/// Of the reference library's classes for sequence and token classification.
+const HEAD_LINEARS: [&str; 4] = ["pre_classifier", "classifier", "classifier.dense", "classifier.out_proj"];
+
 /// Reads the parts of one encoder.
 pub(super) struct Loader<'a> {
     pub(super) config: &'a EncoderConfig,
@@ -70,6 +73,17 @@ impl Loader<'_> {
             }
         }
         Ok(shared)
+    }
+
+    /// Linears of a head that the file has beside the encoder, as one saved for classification does. An adapter's update adds to them.
+    pub(super) fn beside(&self) -> Result<HashMap<String, Tensor>> {
+        let mut beside = HashMap::new();
+        for module in HEAD_LINEARS {
+            for name in [format!("{module}.weight"), format!("{module}.bias")] {
+                beside.extend(self.weights.find_beside(&name)?.map(|tensor| (name, tensor)));
+            }
+        }
+        Ok(beside)
     }
 
     /// The names of all linears and norms below the encoder.

@@ -46,6 +46,8 @@ pub struct Delta {
 pub struct LoraWeights {
     deltas: BTreeMap<Site, Delta>,
     bias_deltas: BTreeMap<Site, Tensor>,
+    /// Of the linear between the embeddings and the first layer.
+    projection: Option<Delta>,
     /// Of both; outlives them.
     sites: BTreeSet<Site>,
     /// In the form of one encoder's kernels, and then in no other; see [`Encoder::prepare`](crate::model::Encoder::prepare).
@@ -56,12 +58,23 @@ impl LoraWeights {
     /// `bias_deltas`, (out) each: what the adapter's own biases add to the base's.
     pub fn new(deltas: BTreeMap<Site, Delta>, bias_deltas: BTreeMap<Site, Tensor>) -> Self {
         let sites = deltas.keys().chain(bias_deltas.keys()).copied().collect();
-        Self { deltas, bias_deltas, sites, packed: None }
+        Self { deltas, bias_deltas, projection: None, sites, packed: None }
+    }
+
+    /// The same with an update of the linear between the embeddings and the first layer (ELECTRA's `embeddings_project`).
+    #[must_use]
+    pub fn with_projection(self, projection: Option<Delta>) -> Self {
+        Self { projection, ..self }
+    }
+
+    pub fn projection(&self) -> Option<&Delta> {
+        self.projection.as_ref()
     }
 
     /// The same for serving alone: without its tensors, which take twice the memory of what kernels read.
     pub(super) fn into_packed(self, packed: PackedLora) -> Self {
-        Self { sites: self.sites, packed: Some(Arc::new(packed)), ..Self::default() }
+        let (sites, projection) = (self.sites, self.projection);
+        Self { sites, projection, packed: Some(Arc::new(packed)), ..Self::default() }
     }
 
     /// What it changes.
@@ -79,7 +92,7 @@ impl LoraWeights {
 
     /// Bytes of the weights, in the form they have.
     pub fn bytes(&self) -> usize {
-        let deltas = self.deltas.values().flat_map(|delta| [&delta.a, &delta.b]);
+        let deltas = self.deltas.values().chain(&self.projection).flat_map(|delta| [&delta.a, &delta.b]);
         let tensors: usize = deltas.chain(self.bias_deltas.values()).map(tensor_bytes).sum();
         tensors + self.packed.as_ref().map_or(0, |packed| packed.bytes())
     }
@@ -92,7 +105,7 @@ impl LoraWeights {
 
     /// The lowest layer it changes; below it every adapter's activations are the base's.
     pub fn lowest_layer(&self) -> Option<usize> {
-        self.sites.first().map(|site| site.layer)
+        self.projection.as_ref().map(|_| 0).or_else(|| self.sites.first().map(|site| site.layer))
     }
 }
 

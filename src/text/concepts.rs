@@ -4,15 +4,18 @@ use std::ops::Range;
 
 use crate::domain::{Entity, Matrix, NerParameters};
 use crate::text::Encoding;
+use crate::text::invisible::{seen, without_blanks};
 use crate::text::tags::{highest, is_asked_for, words};
 
-/// Entities of one input, in text order. A word is of its best concept where its first token's score reaches `threshold`;
+/// Entities of one input, in text order. A word is of its best concept where its first token's score reaches `threshold`; tokens of
+/// which nothing is seen have no say;
 /// neighbouring words of one concept are one entity, whose score is their mean. `scores`: one row a token of `encoding` (fewer
 /// rows if the text was truncated), a column for each of `names`, each from 0 to 1.
 ///
 /// # Panics
 /// If `scores` has more columns than there are `names`.
 pub fn concept_entities(
+    text: &str,
     encoding: &Encoding,
     scores: &Matrix,
     names: &[String],
@@ -21,19 +24,22 @@ pub fn concept_entities(
 ) -> Vec<Entity> {
     let read = encoding.pair_at.unwrap_or(encoding.ids.len()).min(scores.rows());
     let mut spans: Vec<Span> = Vec::new();
-    for (nth, word) in words(&encoding.is_subword[..read]).into_iter().enumerate() {
-        let (name, score) = highest(scores.row(word.start));
+    let words = words(&encoding.is_subword[..read]).into_iter();
+    let seen = words.map(|word| seen(text, encoding, word).collect::<Vec<_>>()).filter(|word| !word.is_empty());
+    for (nth, word) in seen.enumerate() {
+        let (first, last) = (word[0], word[word.len() - 1]);
+        let (name, score) = highest(scores.row(first));
         if score < threshold {
             continue;
         }
-        let range = encoding.offsets[word.start].start..encoding.offsets[word.end - 1].end;
+        let range = encoding.offsets[first].start..encoding.offsets[last].end;
         match spans.last_mut() {
             Some(span) if span.name == name && span.words.end == nth => span.push(score, range.end),
             _ => spans.push(Span { name, words: nth..nth + 1, score_sum: score, range }),
         }
     }
-    let entities = spans.into_iter().map(|span| span.into_entity(names));
-    entities.filter(|entity| is_asked_for(entity, parameters)).collect()
+    let entities = spans.into_iter().map(|span| span.into_entity(text, names));
+    entities.filter(|entity| is_asked_for(entity, false, parameters)).collect()
 }
 
 /// Words of one concept, side by side.
@@ -51,9 +57,9 @@ impl Span {
         self.range.end = end;
     }
 
-    fn into_entity(self, names: &[String]) -> Entity {
+    fn into_entity(self, text: &str, names: &[String]) -> Entity {
         let score = self.score_sum / self.words.len() as f32;
-        Entity { label: names[self.name].clone(), score, range: self.range, index: None }
+        Entity { label: names[self.name].clone(), score, range: without_blanks(text, self.range), index: None }
     }
 }
 
@@ -74,7 +80,8 @@ mod tests {
             encoding.is_subword.push(token.starts_with('+'));
         }
         let names = ["A", "B-x"].map(str::to_owned);
-        let entities = concept_entities(&encoding, &Matrix::new(2, rows), &names, 0.5, parameters);
+        let text = "x ".repeat(encoding.ids.len());
+        let entities = concept_entities(&text, &encoding, &Matrix::new(2, rows), &names, 0.5, parameters);
         let show =
             |e: &Entity| format!("{}@{}..{}:{:.1}", e.label, e.range.start / 2, e.range.end.div_ceil(2), e.score);
         assert_eq!(entities.iter().map(show).collect::<Vec<_>>().join(" "), expected, "{tokens}");

@@ -1,6 +1,7 @@
 //! Strings to tokens and back, offsets never lost. Knows no model and no adapter.
 
 mod concepts;
+mod invisible;
 mod names;
 mod reading;
 mod tags;

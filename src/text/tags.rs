@@ -1,12 +1,17 @@
 //! Token scores to entities: the five aggregation strategies of Hugging Face's token-classification pipeline.
 //!
-//! Two things differ from the pipeline on purpose: spans of the BIOES scheme end where they say so, and what is found in no
-//! character of the text (a token of white space) is left out.
+//! What differs from the pipeline, on purpose: spans of the BIOES scheme end where they say so; what is found in no character that is
+//! seen (a token of white space) has no say and is left out; an entity neither begins nor ends with white space; no two entities
+//! share a character; a type may be called `O`.
 
 use std::ops::Range;
 
 use crate::domain::{Aggregation, Entity, LabelSet, Matrix, NerParameters, Tag};
 use crate::text::Encoding;
+use crate::text::invisible::{seen, without_blanks};
+
+/// What `ignore_labels` and answers call what is in no entity.
+const OUTSIDE: &str = "O";
 
 /// Softmax over each row.
 pub fn softmax_rows(mut logits: Matrix) -> Matrix {
@@ -36,23 +41,33 @@ pub fn entities(
         "offsets are of another text"
     );
     let read = encoding.pair_at.unwrap_or(encoding.ids.len()).min(scores.rows());
-    let words = match parameters.aggregation {
-        Aggregation::None | Aggregation::Simple => (0..read).map(|token| token..token + 1).collect(),
-        Aggregation::First | Aggregation::Average | Aggregation::Max => words(&encoding.is_subword[..read]),
-    };
-    let pieces = words.into_iter().map(|word| {
-        let (label, score) = choose(scores, word.clone(), parameters.aggregation);
-        let range = encoding.offsets[word.start].start..encoding.offsets[word.end - 1].end;
-        Piece { label: &labels.as_slice()[label], score, range, token: word.start }
-    });
     let found = match parameters.aggregation {
-        Aggregation::None => pieces.map(|piece| piece.into_entity(encoding.special_tokens_before)).collect(),
-        _ => group(pieces),
+        Aggregation::None => {
+            let piece = |token| Piece::new(encoding, scores, labels, &[token], Aggregation::None);
+            (0..read).map(|token| piece(token).into_found(encoding.special_tokens_before)).collect()
+        }
+        Aggregation::Simple => {
+            let piece = |token| Piece::new(encoding, scores, labels, &[token], Aggregation::Simple);
+            group(untangled(&seen(text, encoding, 0..read).map(piece).collect::<Vec<_>>()), text)
+        }
+        by_words => {
+            let words = words(&encoding.is_subword[..read]).into_iter();
+            let seen = words.map(|word| seen(text, encoding, word).collect::<Vec<_>>()).filter(|word| !word.is_empty());
+            group(seen.map(|word| Piece::new(encoding, scores, labels, &word, by_words)), text)
+        }
     };
-    found.into_iter().filter(|entity| is_asked_for(entity, parameters)).collect()
+    let asked = found.into_iter().filter(|found| is_asked_for(&found.entity, found.is_outside, parameters));
+    asked.map(|found| found.entity).collect()
+}
+
+/// An entity, or what is in none.
+struct Found {
+    entity: Entity,
+    is_outside: bool,
 }
 
 /// A token or word with its tag.
+#[derive(Clone)]
 struct Piece<'a> {
     label: &'a str,
     score: f32,
@@ -60,11 +75,46 @@ struct Piece<'a> {
     token: usize,
 }
 
-impl Piece<'_> {
-    fn into_entity(self, special_tokens_before: usize) -> Entity {
-        let index = Some(self.token + special_tokens_before);
-        Entity { label: self.label.to_owned(), score: self.score, range: self.range, index }
+impl<'a> Piece<'a> {
+    /// Of the tokens of one word, at least one.
+    fn new(
+        encoding: &Encoding,
+        scores: &Matrix,
+        labels: &'a LabelSet,
+        tokens: &[usize],
+        aggregation: Aggregation,
+    ) -> Self {
+        let (first, last) = (tokens[0], tokens[tokens.len() - 1]);
+        let (label, score) = choose(scores, tokens, aggregation);
+        let range = encoding.offsets[first].start..encoding.offsets[last].end;
+        Self { label: &labels.as_slice()[label], score, range, token: first }
     }
+
+    fn tag(&self) -> Tag<'a> {
+        Tag::parse(self.label)
+    }
+
+    fn into_found(self, special_tokens_before: usize) -> Found {
+        let index = Some(self.token + special_tokens_before);
+        let is_outside = self.tag() == Tag::Outside;
+        Found {
+            entity: Entity { label: self.label.to_owned(), score: self.score, range: self.range, index },
+            is_outside,
+        }
+    }
+}
+
+/// Pieces of which no two that are of different groups share a character. A normaliser may make several tokens of one character (the
+/// letters of a Hangul syllable): where their tags would part them, the surest has the character.
+fn untangled<'a>(pieces: &[Piece<'a>]) -> impl Iterator<Item = Piece<'a>> {
+    let tangles = pieces.chunk_by(|a, b| b.range.start < a.range.end);
+    tangles.flat_map(|tangle| {
+        if tangle.windows(2).all(|pair| goes_on(pair[0].tag(), pair[1].tag())) {
+            return tangle.to_vec();
+        }
+        let surest = tangle.iter().fold(&tangle[0], |best, piece| if piece.score > best.score { piece } else { best });
+        vec![Piece { range: tangle[0].range.start..tangle[tangle.len() - 1].range.end, ..surest.clone() }]
+    })
 }
 
 /// The tokens of each word; whatever the first token claims, it begins one.
@@ -80,20 +130,20 @@ pub(super) fn words(is_subword: &[bool]) -> Vec<Range<usize>> {
 }
 
 /// The label of a word, and its score, by its tokens' rows.
-fn choose(scores: &Matrix, word: Range<usize>, aggregation: Aggregation) -> (usize, f32) {
+fn choose(scores: &Matrix, tokens: &[usize], aggregation: Aggregation) -> (usize, f32) {
     match aggregation {
-        Aggregation::None | Aggregation::Simple | Aggregation::First => highest(scores.row(word.start)),
+        Aggregation::None | Aggregation::Simple | Aggregation::First => highest(scores.row(tokens[0])),
         Aggregation::Max => {
-            let mut tokens = word.map(|token| highest(scores.row(token)));
+            let mut tokens = tokens.iter().map(|&token| highest(scores.row(token)));
             let first = tokens.next().unwrap_or((0, 0.0));
             tokens.fold(first, |best, token| if token.1 > best.1 { token } else { best })
         }
         Aggregation::Average => {
             let mut mean = vec![0.0; scores.columns()];
-            for token in word.clone() {
+            for &token in tokens {
                 mean.iter_mut().zip(scores.row(token)).for_each(|(sum, score)| *sum += score);
             }
-            mean.iter_mut().for_each(|sum| *sum /= word.len() as f32);
+            mean.iter_mut().for_each(|sum| *sum /= tokens.len() as f32);
             highest(&mean)
         }
     }
@@ -106,16 +156,23 @@ pub(super) fn highest(row: &[f32]) -> (usize, f32) {
 }
 
 /// Neighbours of one type make one entity, up to the next tag that begins one. What is outside makes groups as well: a caller may ask for them.
-fn group<'a>(pieces: impl Iterator<Item = Piece<'a>>) -> Vec<Entity> {
+fn group<'a>(pieces: impl Iterator<Item = Piece<'a>>, text: &str) -> Vec<Found> {
     let mut groups: Vec<Group<'a>> = Vec::new();
     for piece in pieces {
-        let tag = Tag::parse(piece.label);
+        let tag = piece.tag();
         match groups.last_mut() {
-            Some(group) if group.takes(tag) => group.push(tag, piece),
+            Some(group) if goes_on(group.last, tag) => group.push(tag, piece),
             _ => groups.push(Group::new(tag, piece)),
         }
     }
-    groups.into_iter().map(Group::into_entity).collect()
+    groups.into_iter().map(|group| group.into_found(text)).collect()
+}
+
+/// Whether what ends with the tag `last` goes on with `next`.
+fn goes_on(last: Tag<'_>, next: Tag<'_>) -> bool {
+    let is_over = matches!(last, Tag::End(_) | Tag::Single(_));
+    let begins = matches!(next, Tag::Begin(_) | Tag::Single(_));
+    !is_over && !begins && next.label() == last.label()
 }
 
 struct Group<'a> {
@@ -130,12 +187,6 @@ impl<'a> Group<'a> {
         Self { last: tag, score_sum: piece.score, pieces: 1, range: piece.range }
     }
 
-    fn takes(&self, tag: Tag<'a>) -> bool {
-        let is_over = matches!(self.last, Tag::End(_) | Tag::Single(_));
-        let begins = matches!(tag, Tag::Begin(_) | Tag::Single(_));
-        !is_over && !begins && tag.label() == self.last.label()
-    }
-
     fn push(&mut self, tag: Tag<'a>, piece: Piece<'a>) {
         self.last = tag;
         self.score_sum += piece.score;
@@ -143,21 +194,24 @@ impl<'a> Group<'a> {
         self.range.end = piece.range.end;
     }
 
-    fn into_entity(self) -> Entity {
-        let label = self.last.label().unwrap_or("O").to_owned();
-        Entity { label, score: self.score_sum / self.pieces as f32, range: self.range, index: None }
+    fn into_found(self, text: &str) -> Found {
+        let (label, score) = (self.last.label().unwrap_or(OUTSIDE).to_owned(), self.score_sum / self.pieces as f32);
+        let entity = Entity { label, score, range: without_blanks(text, self.range), index: None };
+        Found { entity, is_outside: self.last == Tag::Outside }
     }
 }
 
-/// `ignore_labels` is held against what the answer would say (with aggregation `none` a tag, `B-PER`), `labels` against the type.
-pub(super) fn is_asked_for(entity: &Entity, parameters: &NerParameters) -> bool {
+/// `ignore_labels` is held against what the answer would say (with aggregation `none` a tag, `B-PER`), `labels` against the type. `O`
+/// among the former is what is in no entity, not a type of that name.
+pub(super) fn is_asked_for(entity: &Entity, is_outside: bool, parameters: &NerParameters) -> bool {
     let entity_type = match parameters.aggregation {
-        Aggregation::None => Tag::parse(&entity.label).label().unwrap_or("O"),
+        Aggregation::None => Tag::parse(&entity.label).label().unwrap_or(OUTSIDE),
         _ => &entity.label,
     };
+    let is_ignored = |ignored: &String| *ignored == entity.label && (is_outside || ignored != OUTSIDE);
     !entity.range.is_empty()
         && entity.score >= parameters.threshold
-        && !parameters.ignore_labels.contains(&entity.label)
+        && !parameters.ignore_labels.iter().any(is_ignored)
         && parameters.labels.as_ref().is_none_or(|wanted| wanted.iter().any(|label| label == entity_type))
 }
 

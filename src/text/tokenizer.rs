@@ -11,6 +11,7 @@ use tokenizers::{Encoding as RawEncoding, ModelWrapper, Tokenizer as RawTokenize
 use crate::disk;
 use crate::domain::{Error, Result, TextInput};
 use crate::text::Window;
+use crate::text::invisible::{goes_on, is_space};
 use crate::text::template::Template;
 
 /// `tokenizer.json` in bytes: the largest vocabularies there are, 250,000 pieces with their scores, take a quarter.
@@ -37,9 +38,10 @@ pub struct Encoding {
     pub offsets: Vec<Range<usize>>,
     /// The word each token belongs to: of pre-split input the caller's words, else the pre-tokenizer's.
     pub words: Vec<Option<u32>>,
-    /// Whether a token continues a word. WordPiece: where Hugging Face's token-classification pipeline says so, which is
-    /// where the token has another length than its text. Other models: where the word goes on, which is more than the
-    /// pipeline knows there (it looks for a space).
+    /// Whether a token continues a word. WordPiece: where the token says so (`##ing`); Hugging Face's token-classification pipeline
+    /// compares its length with its text's, and mistakes a word with a dropped character in it. Other models: where the word goes on,
+    /// also behind a mark or a joiner, which is more than the pipeline knows there (it looks for a space). Tokens of one character
+    /// are of one word.
     pub is_subword: Vec<bool>,
     /// For a pair: how many tokens belong to the first text.
     pub pair_at: Option<usize>,
@@ -81,10 +83,8 @@ impl Encoding {
 
 #[derive(Debug)]
 enum SubwordRule {
-    /// WordPiece: `##ing` is longer than the text it stands for. The unknown token's length means nothing.
-    ByLength {
-        unknown: Option<u32>,
-    },
+    /// WordPiece: what a token that goes on with a word begins with.
+    ByPrefix(String),
     ByWord,
 }
 
@@ -98,7 +98,7 @@ impl Tokenizer {
 
     fn from_json(json: &[u8]) -> Result<Self> {
         let unreadable = |e| Error::unprocessable(format!("no tokenizer: {e}"));
-        let mut inner = RawTokenizer::from_bytes(json).map_err(unreadable)?;
+        let mut inner = RawTokenizer::from_bytes(disk::without_mark(json)).map_err(unreadable)?;
         inner.with_padding(None).with_truncation(None).map_err(unreadable)?;
         let (single, pair) = (Template::learn(&inner, false)?, Template::learn(&inner, true)?);
         let subword = SubwordRule::of(&inner);
@@ -141,8 +141,8 @@ impl Tokenizer {
             Error::internal("the tokenizer cannot encode an input").with_source(io::Error::other(e))
         })?;
         let mut offsets: Vec<_> = raw.get_offsets().iter().map(|&(start, end)| sound(text, start, end)).collect();
-        let is_subword = self.subword.apply(text, &raw, &offsets);
         take_in_marks(text, &mut offsets);
+        let is_subword = self.subword.apply(text, &raw, &offsets);
         Ok(Encoding {
             ids: raw.get_ids().to_vec(),
             words: raw.get_word_ids().to_vec(),
@@ -205,20 +205,19 @@ impl SubwordRule {
     fn of(tokenizer: &RawTokenizer) -> Self {
         match tokenizer.get_model() {
             ModelWrapper::WordPiece(model) if !model.continuing_subword_prefix.is_empty() => {
-                Self::ByLength { unknown: tokenizer.token_to_id(&model.unk_token) }
+                Self::ByPrefix(model.continuing_subword_prefix.clone())
             }
             _ => Self::ByWord,
         }
     }
 
     fn apply(&self, text: &str, raw: &RawEncoding, offsets: &[Range<usize>]) -> Vec<bool> {
-        let Self::ByLength { unknown } = self else { return continues_word(raw.get_word_ids()) };
-        let tokens = raw.get_ids().iter().zip(raw.get_tokens()).zip(offsets);
-        tokens
-            .map(|((&id, token), range)| {
-                Some(id) != *unknown && token.chars().count() != text[range.clone()].chars().count()
-            })
-            .collect()
+        let words = continues_word(raw.get_word_ids());
+        let is_subword = |at: usize| match self {
+            Self::ByPrefix(prefix) => words[at] && raw.get_tokens()[at].starts_with(prefix),
+            Self::ByWord => words[at] || (at > 0 && goes_on(text, &offsets[at - 1], &offsets[at])),
+        };
+        (0..words.len()).map(is_subword).collect()
     }
 }
 
@@ -230,14 +229,15 @@ fn continues_word(words: &[Option<u32>]) -> Vec<bool> {
 fn sound(text: &str, start: usize, end: usize) -> Range<usize> {
     let start = text.floor_char_boundary(start);
     let end = text.ceil_char_boundary(end).max(start);
-    let begun = text[start..end].trim_start();
+    let begun = text[start..end].trim_start_matches(is_space);
     let start = end - begun.len();
-    start..start + begun.trim_end().len()
+    start..start + begun.trim_end_matches(is_space).len()
 }
 
-/// Gives combining marks that belong to no token to the token before: an answer must not cut "é" in two.
+/// Gives combining marks that belong to no token to the token before, joiners between them too: an answer must not cut "é" in two.
 fn take_in_marks(text: &str, offsets: &mut [Range<usize>]) {
-    static MARKS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\A\p{M}+").expect("a valid pattern"));
+    static MARKS: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\A[\p{M}\x{200c}\x{200d}]*\p{M}").expect("a valid pattern"));
     for at in 0..offsets.len() {
         let limit = offsets.get(at + 1).map_or(text.len(), |next| next.start);
         let token = &mut offsets[at];

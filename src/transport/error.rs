@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use utoipa::ToSchema;
 
 use crate::domain::{Error, ErrorKind};
+use crate::transport::extract::Taken;
 
 /// For `unavailable` and `overloaded` failures that name no time of their own.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
@@ -114,6 +115,10 @@ pub(super) fn problem(error: &Error, status: StatusCode, request_id: &str) -> Re
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(seconds) = retry_after(error).map(whole_seconds) {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    let taken = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Taken>());
+    if let Some(taken) = taken.and_then(|taken| HeaderValue::from_str(&taken.0).ok()) {
+        headers.insert(ACCEPT_ENCODING, taken);
     }
     if error.kind() == ErrorKind::Unauthenticated {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,5 +1,7 @@
 //! Bodies and query strings to values, with errors that name the field.
 
+use std::fmt;
+use std::io::Read as _;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes, HttpBody as _};
@@ -7,6 +9,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
+use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
@@ -21,6 +24,12 @@ const OVERRUN_BYTES_MAX: usize = 8 << 20;
 
 /// What a dataset may be compressed with.
 const DATASET_ENCODINGS: [&str; 3] = ["gzip", "x-gzip", "zstd"];
+
+/// What JSON may be compressed with.
+const JSON_ENCODINGS: [&str; 2] = ["gzip", "x-gzip"];
+
+/// Some editors and .NET's writers begin a file of UTF-8 with it; RFC 8259 lets readers pass over it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// JavaScript writes a string cut within an emoji like this, and its users wonder.
 const LONE_SURROGATE: &str =
@@ -66,8 +75,28 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Query<T> {
 
 async fn json_body(request: Request, api: &Api) -> Result<Bytes> {
     demand_json(request.headers())?;
-    demand_encoding(request.headers(), &[])?;
-    read(request, api.body_bytes_max).await
+    let is_packed = demand_encoding(request.headers(), &JSON_ENCODINGS)?;
+    let exchange = exchange(&request);
+    let body = read(request, api.body_bytes_max).await?;
+    if !is_packed {
+        return Ok(body);
+    }
+    let unpacked = unpacked(&body, api.body_bytes_max)?;
+    exchange.map_or(Ok(()), |exchange| exchange.take_unpacked(unpacked.len()))?;
+    Ok(unpacked.into())
+}
+
+/// What a body in gzip stands for, at most `bytes_max` of it: a bomb ends there.
+fn unpacked(body: &[u8], bytes_max: usize) -> Result<Vec<u8>> {
+    let mut unpacked = Vec::new();
+    let mut reader = MultiGzDecoder::new(body).take(bytes_max as u64 + 1);
+    reader
+        .read_to_end(&mut unpacked)
+        .map_err(|e| Error::invalid(format!("the body is not gzip, as content-encoding says: {e}")))?;
+    if unpacked.len() > bytes_max {
+        return Err(Error::too_large(format!("the body unpacks to more than the limit of {bytes_max} bytes")));
+    }
+    Ok(unpacked)
 }
 
 /// A form from a foreign page has a content type of its own: JSON under it is refused, not guessed.
@@ -81,23 +110,33 @@ fn demand_json(headers: &HeaderMap) -> Result<()> {
     Err(Error::invalid(format!("content-type {text:?}: application/json is wanted")))
 }
 
-/// Refuses a `content-encoding` that is none of `taken`. The coded bytes go to a reader that knows the format by its first bytes.
-pub(super) fn demand_encoding(headers: &HeaderMap, taken: &[&str]) -> Result<()> {
+/// What a refused body may be encoded with, for the header `accept-encoding` of the refusal (RFC 9110, 15.5.16).
+#[derive(Debug)]
+pub(super) struct Taken(pub(super) String);
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "taken: {}", self.0)
+    }
+}
+
+impl std::error::Error for Taken {}
+
+/// Refuses a `content-encoding` that is none of `taken`; whether there is one.
+pub(super) fn demand_encoding(headers: &HeaderMap, taken: &[&str]) -> Result<bool> {
     let values = headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("\u{fffd}"));
     let codings = values.flat_map(|value| value.split(',')).map(|coding| coding.trim().to_ascii_lowercase());
     let mut applied = codings.filter(|coding| !matches!(coding.as_str(), "" | "identity"));
     let wanted =
         || if taken.is_empty() { "no encoding is".to_owned() } else { format!("one of {} is", taken.join(", ")) };
-    match (applied.next(), applied.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if taken.contains(&coding.as_str()) => Ok(()),
-        (Some(coding), None) => {
-            Err(Error::unsupported_encoding(format!("content-encoding {coding:?}: {} taken here", wanted())))
-        }
-        (Some(_), Some(_)) => {
-            Err(Error::unsupported_encoding(format!("content-encoding: several at once; {} taken here", wanted())))
-        }
-    }
+    let got = match (applied.next(), applied.next()) {
+        (None, _) => return Ok(false),
+        (Some(coding), None) if taken.contains(&coding.as_str()) => return Ok(true),
+        (Some(coding), None) => format!("content-encoding {coding:?}:"),
+        (Some(_), Some(_)) => "content-encoding: several at once;".to_owned(),
+    };
+    let list = if taken.is_empty() { "identity".to_owned() } else { taken.join(", ") };
+    Err(Error::unsupported_encoding(format!("{got} {} taken here", wanted())).with_source(Taken(list)))
 }
 
 /// All of an adapter or dataset.
@@ -161,6 +200,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     if bytes.is_empty() {
         return Err(Error::invalid("the body is empty; a JSON object is wanted"));
     }
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(Strict(&mut json)).map_err(|fault| {
         let path = fault.path().to_string();
@@ -268,6 +308,29 @@ mod tests {
         assert_eq!(refusal(r#"{"inner": {"count": 1.0}, "list": [{"count": 42e2}]}"#), "", "to JSON 1.0 is 1");
         let deep = format!("{{\"any\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(refusal(&deep).contains("recursion limit"), "{}", refusal(&deep));
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_json_is_passed_over() {
+        assert_eq!(refusal("\u{feff}{\"unit\": \"char\"}"), "");
+        assert!(refusal("\u{feff}\u{feff}{}").contains("not JSON"));
+        assert!(refusal("{}\u{feff}").contains("not JSON"));
+    }
+
+    #[test]
+    fn a_packed_body_is_unpacked_as_far_as_a_body_may_go() {
+        use std::io::Write as _;
+        let packed = |bytes: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert_eq!(unpacked(&packed(b"{}"), 2).unwrap(), b"{}");
+        let too_large = unpacked(&packed(&vec![b' '; 1 << 20]), 1000).unwrap_err();
+        assert!(too_large.message().contains("unpacks to more than the limit of 1000 bytes"), "{too_large}");
+        for broken in [&b"{}"[..], &packed(b"{\"inputs\": 1}")[..12], b""] {
+            assert!(unpacked(broken, 1000).unwrap_err().message().contains("is not gzip"), "{broken:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Who gets in and who is told what: keys, requests of this machine, bodies and messages that are none.
 
+use std::io::Write as _;
+
 use axum::body::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::json;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
@@ -155,7 +159,7 @@ async fn a_content_encoding_that_is_not_taken_is_said() {
     let server = TestServer::start().await;
     let json = r#"{"inputs": "x"}"#;
     for (method, path, encoding, status) in [
-        ("POST", "/v1/ner", "gzip", 415),
+        ("POST", "/v1/ner", "gzip", 400),
         ("POST", "/v1/ner", "br", 415),
         ("POST", "/v1/ner", "identity", 200),
         ("PUT", "/v1/admin/aliases/zz", "deflate", 415),
@@ -170,8 +174,40 @@ async fn a_content_encoding_that_is_not_taken_is_said() {
         assert_eq!(answer.status, status, "{path} {encoding}: {}", answer.text());
         if status == 415 {
             answer.assert_problem(415, "unsupported_encoding", "content-encoding");
+            assert!(answer.header("accept-encoding").contains("gzip"), "{path} {encoding}");
         }
     }
+}
+
+#[tokio::test]
+async fn json_is_read_packed_and_with_a_byte_order_mark() {
+    let server = TestServer::start().await;
+    let json = r#"{"inputs": "Meet Anna"}"#;
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(json.as_bytes()).unwrap();
+    let packed = encoder.finish().unwrap();
+    let plain = server.send("POST", "/v1/ner", &[], json).await.success()["results"].clone();
+    for (encoding, body) in [("gzip", packed.clone()), ("X-GZIP", packed), ("", format!("\u{feff}{json}").into_bytes())]
+    {
+        let answer = server.send("POST", "/v1/ner", &[("content-encoding", encoding)], body).await;
+        assert_eq!(answer.success()["results"], plain, "{encoding:?}");
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&vec![b' '; 8 << 20]).unwrap();
+    let bomb = encoder.finish().unwrap();
+    let answer = server.send("POST", "/v1/ner", &[("content-encoding", "gzip")], bomb).await;
+    answer.assert_problem(413, "payload_too_large", "unpacks to more");
+}
+
+#[tokio::test]
+async fn a_trailing_slash_makes_no_other_route() {
+    let server = TestServer::start().await;
+    for path in ["/healthz/", "/v1/adapters/", "/v1/adapters/places/", "/v1/adapters//", "/v1/admin/jobs/?limit=1", "/"]
+    {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+    }
+    assert_eq!(server.send("POST", "/v1/ner/", &[], r#"{"inputs": "x"}"#).await.status, 200);
+    assert_eq!(server.get("/v1/nobody/").await.status, 404);
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ impl BackboneSource for Kept {
         let encoder = Arc::new(Encoder::load(&found.folder, &Device::Cpu)?);
         let resident = ResidentBackbone::admit(found.identity.clone(), encoder)?;
         let tokenizer = Arc::new(Tokenizer::load(&found.folder)?);
-        Ok(Backbone { resident, tokenizer, folder: found.folder.clone() })
+        Ok(Backbone { resident, tokenizer, folder: found.folder.clone(), embedded_tokens_max: None })
     }
 
     fn names(&self) -> Vec<String> {
@@ -78,7 +78,7 @@ impl House {
         let metrics = Arc::new(Metrics::new(16));
         let identity = BackboneIdentity { name: "tiny".to_owned(), fingerprint: Digest::from_sha256(&[7; 32]) };
         let resident = ResidentBackbone::admit(identity, encoder).unwrap();
-        let backbone = Backbone { resident, tokenizer, folder: backbone.to_owned() };
+        let backbone = Backbone { resident, tokenizer, folder: backbone.to_owned(), embedded_tokens_max: None };
         let source = Arc::new(Kept(folder.path().join("backbones")));
         let backbones = Backbones::start(backbone, Some(source), None, metrics.clone());
         let store = AdapterStore::open(&folder.path().join("adapters")).unwrap();

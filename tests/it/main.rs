@@ -16,6 +16,7 @@ mod evaluation;
 mod fine_tune;
 mod gradients;
 mod grpc;
+mod heads;
 mod inference;
 mod jobs;
 mod peft;

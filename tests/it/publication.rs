@@ -13,7 +13,7 @@ const REFUSAL_MAX: Duration = Duration::from_secs(20);
 /// The files of `topics` with one of its JSON files changed.
 async fn changed(server: &TestServer, card: bool, change: impl FnOnce(&mut Value)) -> Vec<u8> {
     let archive = server.get("/v1/admin/adapters/topics/download").await.body;
-    let files = read_archive(&archive).unwrap();
+    let files = read_archive(&archive).unwrap().files;
     let old = if card { files.card.clone().unwrap() } else { files.config.clone() };
     let mut json: Value = serde_json::from_slice(&old).unwrap();
     change(&mut json);

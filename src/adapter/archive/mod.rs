@@ -7,12 +7,14 @@ use std::path::{Component, Path};
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
-use crate::adapter::AdapterFiles;
-use crate::adapter::files::{CARD_NAME, CONCEPTS_NAME, CONFIG_NAME, FILES_BYTES_MAX, WEIGHTS_NAME};
+use crate::adapter::files::{
+    CARD_NAME, CONCEPTS_NAME, CONFIG_NAME, FILE_NAMES, FILES_BYTES_MAX, MODEL_CONFIG_NAME, WEIGHTS_NAME,
+};
+use crate::adapter::{AdapterFiles, Upload};
 use crate::domain::{Error, Problems, Result};
 
-/// PEFT writes three files; with checkpoints' extras it is a dozen.
-const ENTRIES_MAX: usize = 64;
+/// PEFT writes three files; a trainer's output folder with its checkpoints, caches and logs has a few hundred.
+const ENTRIES_MAX: usize = 1024;
 
 /// All that may come out of an archive, headers and skipped files included: a bomb ends here, whatever it claims of itself.
 const UNPACKED_BYTES_MAX: u64 = FILES_BYTES_MAX as u64 + (1 << 20);
@@ -24,37 +26,18 @@ const RATIO_FREE_BYTES: u64 = 1 << 20;
 /// A path in bytes; ours have about 60.
 const PATH_BYTES_MAX: usize = 1024;
 
-/// What PEFT and its trainers put beside the three files; never opened, not kept. So are files whose name begins with a dot.
-const EXTRAS: [&str; 22] = [
-    "LICENSE",
-    "README.md",
-    "added_tokens.json",
-    "all_results.json",
-    "config.json",
-    "eval_results.json",
-    "merges.txt",
-    "optimizer.pt",
-    "rng_state.pth",
-    "scheduler.pt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "train_results.json",
-    "trainer_state.json",
-    "training_args.bin",
-    "version.json",
-    "vocab.json",
-    "vocab.txt",
-];
+/// The weights as PEFT once wrote them; never opened.
+const PICKLE_NAME: &str = "adapter_model.bin";
+
+/// A folder that macOS adds to archives.
+const MACOS_FOLDER: &str = "__MACOSX";
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Reads an upload. Only the known files are kept. A path escape, a link, a pickle, an unknown file or one that is there twice
-/// is `unprocessable`; a decompression bomb, or what is larger than any adapter, `payload_too_large`.
-pub fn read_archive(bytes: &[u8]) -> Result<AdapterFiles> {
+/// Reads an upload: of the folder nearest to the archive's root that holds an adapter, the files that an adapter has, and `config.json`.
+/// Whatever else a trainer put there is skipped unread. A path escape, a link, or a file that is there twice is `unprocessable`; a
+/// decompression bomb, or what is larger than any adapter, `payload_too_large`.
+pub fn read_archive(bytes: &[u8]) -> Result<Upload> {
     let ratio_limit = RATIO_FREE_BYTES.max(bytes.len() as u64 * RATIO_MAX);
     let limit = UNPACKED_BYTES_MAX.min(ratio_limit);
     if bytes.starts_with(&GZIP_MAGIC) {
@@ -89,7 +72,7 @@ fn append(builder: &mut Builder<Vec<u8>>, name: &str, contents: &[u8]) -> Result
     Ok(builder.append_data(&mut header, name, contents)?)
 }
 
-fn read_tar(input: impl Read) -> Result<AdapterFiles> {
+fn read_tar(input: impl Read) -> Result<Upload> {
     let mut archive = Archive::new(input);
     let mut found = Found::default();
     for (index, entry) in archive.entries().map_err(unreadable)?.enumerate() {
@@ -103,12 +86,11 @@ fn read_tar(input: impl Read) -> Result<AdapterFiles> {
     found.finish()
 }
 
-/// What an archive held so far.
+/// What an archive held so far: by folder (its parts), by name.
 #[derive(Default)]
 struct Found {
-    /// The folder all files are in; empty for the archive's root.
-    folder: Option<String>,
-    files: BTreeMap<String, Vec<u8>>,
+    folders: BTreeMap<Vec<String>, BTreeMap<String, Vec<u8>>>,
+    pickles: Vec<String>,
 }
 
 impl Found {
@@ -119,48 +101,70 @@ impl Found {
         }
         let path = plain_path(&entry.path_bytes())?;
         match kind {
-            EntryType::Directory if path.len() <= 1 => Ok(()),
-            EntryType::Directory => Err(refused(&path.join("/"), "a folder within the adapter's folder")),
+            EntryType::Directory => Ok(()),
             EntryType::Regular | EntryType::Continuous => self.add_file(&path, entry),
             other => Err(refused(&path.join("/"), &format!("not a plain file but {other:?}"))),
         }
     }
 
     fn add_file(&mut self, path: &[String], entry: &mut Entry<'_, impl Read>) -> Result<()> {
-        let (folder, name) = match path {
-            [name] => ("", name),
-            [folder, name] => (&**folder, name),
-            _ => return Err(refused(&path.join("/"), "a file deeper than one folder")),
-        };
-        if name.starts_with('.') || EXTRAS.contains(&&**name) {
+        let Some((name, folder)) = path.split_last() else { return Ok(()) };
+        if folder.iter().any(|part| part.starts_with('.') || part == MACOS_FOLDER) {
             return Ok(());
         }
-        if ![CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, CONCEPTS_NAME].contains(&&**name) {
-            return Err(refused(&path.join("/"), why_unknown(name)));
+        if name == PICKLE_NAME {
+            self.pickles.push(path.join("/"));
         }
-        if self.folder.get_or_insert_with(|| folder.to_owned()) != folder {
-            return Err(refused(&path.join("/"), "one of two folders; an archive holds one adapter"));
+        if !FILE_NAMES.contains(&&**name) && name != MODEL_CONFIG_NAME {
+            return Ok(());
         }
         let mut contents = Vec::new();
         entry.read_to_end(&mut contents).map_err(unreadable)?;
         if contents.len() as u64 != entry.size() {
             return Err(refused(&path.join("/"), "cut short"));
         }
-        match self.files.insert(name.clone(), contents) {
+        match self.folders.entry(folder.to_vec()).or_default().insert(name.clone(), contents) {
             None => Ok(()),
             Some(_) => Err(refused(&path.join("/"), "there twice")),
         }
     }
 
-    fn finish(mut self) -> Result<AdapterFiles> {
-        let (card, concepts) = (self.files.remove(CARD_NAME), self.files.remove(CONCEPTS_NAME));
-        let mut take = |name: &str| self.files.remove(name).ok_or_else(|| format!("{name} is missing"));
+    fn finish(mut self) -> Result<Upload> {
+        let folder = self.nearest()?;
+        let mut files = self.folders.remove(&folder).unwrap_or_default();
+        let model_config = files.remove(MODEL_CONFIG_NAME);
+        let (card, concepts) = (files.remove(CARD_NAME), files.remove(CONCEPTS_NAME));
+        let mut take = |name: &str| files.remove(name).ok_or_else(|| format!("{name} is missing"));
         match (take(CONFIG_NAME), take(WEIGHTS_NAME)) {
-            (Ok(config), Ok(weights)) => Ok(AdapterFiles { config, weights, card, concepts }),
+            (Ok(config), Ok(weights)) => {
+                Ok(Upload { files: AdapterFiles { config, weights, card, concepts }, model_config })
+            }
             (config, weights) => {
-                let problems: Problems = [config.err(), weights.err()].into_iter().flatten().collect();
+                let pickle = self.pickles.first().filter(|_| weights.is_err()).map(|path| {
+                    format!("{path} is a pickle, which can run code: adapters are read from {WEIGHTS_NAME} only")
+                });
+                let problems: Problems = [config.err(), weights.err(), pickle].into_iter().flatten().collect();
                 Err(Error::unprocessable("the archive holds no PEFT adapter").with_problems(problems))
             }
+        }
+    }
+
+    /// The folder nearest to the root with one of the files that make an adapter; below it a trainer keeps its checkpoints.
+    fn nearest(&self) -> Result<Vec<String>> {
+        let made = |files: &BTreeMap<String, Vec<u8>>| [CONFIG_NAME, WEIGHTS_NAME].map(|name| files.contains_key(name));
+        let mut adapters: Vec<&Vec<String>> =
+            self.folders.iter().filter(|(_, files)| made(files).contains(&true)).map(|(folder, _)| folder).collect();
+        adapters.sort_by_key(|folder| folder.len());
+        match adapters[..] {
+            [first, second, ..] if first.len() == second.len() => {
+                let second = format!("{}/{CONFIG_NAME}", second.join("/"));
+                Err(refused(
+                    &second,
+                    &format!("one of two folders, beside {:?}; an archive holds one adapter", first.join("/")),
+                ))
+            }
+            [first, ..] => Ok(first.clone()),
+            [] => Ok(Vec::new()),
         }
     }
 }
@@ -178,15 +182,6 @@ fn plain_path(bytes: &[u8]) -> Result<Vec<String>> {
         _ => Err(refused(&shown, "a path that leaves the archive's folder")),
     };
     Path::new(text).components().filter_map(|component| part(component).transpose()).collect()
-}
-
-fn why_unknown(name: &str) -> &'static str {
-    let is_pickle = [".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"].iter().any(|ending| name.ends_with(ending));
-    if is_pickle {
-        "a pickle, which can run code: adapters are read from adapter_model.safetensors only"
-    } else {
-        "none of the files an adapter's folder has"
-    }
 }
 
 fn refused(path: &str, why: &str) -> Error {

@@ -49,32 +49,57 @@ fn check_refused(archive: &[u8], kind: Kind, expected: &str) {
 #[test]
 fn what_is_written_is_read_and_written_the_same() {
     let tar = write_tar(&files()).unwrap();
-    assert_eq!(read_archive(&tar).unwrap(), files());
-    assert_eq!(read_archive(&gzip(&tar)).unwrap(), files());
-    assert_eq!(write_tar(&read_archive(&tar).unwrap()).unwrap(), tar);
+    assert_eq!(read_archive(&tar).unwrap().files, files());
+    assert_eq!(read_archive(&gzip(&tar)).unwrap().files, files());
+    assert_eq!(write_tar(&read_archive(&tar).unwrap().files).unwrap(), tar);
     let bare = AdapterFiles { card: None, ..files() };
-    assert_eq!(read_archive(&write_tar(&bare).unwrap()).unwrap(), bare);
+    assert_eq!(read_archive(&write_tar(&bare).unwrap()).unwrap().files, bare);
 }
 
 #[test]
-fn one_folder_and_the_files_that_trainers_add_are_fine() {
+fn what_trainers_add_is_skipped_wherever_it_is() {
     for (folder, extra) in [
         ("", ""),
         ("./", ""),
         ("my adapter/", ""),
         ("./a/", ""),
+        ("out/checkpoint-500/", ""),
         ("a/", "a/README.md"),
         ("", "tokenizer.json"),
+        ("", "added_tokens.json"),
+        ("", "merges.txt"),
+        ("", "scaler.pt"),
+        ("", "rng_state_3.pth"),
+        ("", "chat_template.jinja"),
+        ("", "adapter_model.bin"),
+        ("", "run.sh"),
         ("", "._x"),
+        ("", "__MACOSX/._adapter_config.json"),
+        ("", "runs/Dec01_host/events.out.tfevents.17"),
+        ("", ".cache/huggingface/download/adapter_config.json"),
+        ("", "checkpoint-500/adapter_config.json"),
+        ("out/", "out/checkpoint-500/adapter_model.safetensors"),
+        ("", "checkpoint-500/global_step500/mp_rank_00_model_states.pt"),
     ] {
         let (config, weights) = (format!("{folder}adapter_config.json"), format!("{folder}adapter_model.safetensors"));
         let mut entries = vec![("./", EntryType::Directory, &b""[..])];
         entries.extend((folder.len() > 2).then_some((folder, EntryType::Directory, &b""[..])));
         entries.extend((!extra.is_empty()).then_some((extra, EntryType::Regular, &b"extra"[..])));
         entries.extend([(&*config, EntryType::Regular, &b"{}"[..]), (&*weights, EntryType::Regular, &b"w"[..])]);
-        let read = read_archive(&tar_of(entries)).unwrap();
+        let read = read_archive(&tar_of(entries)).unwrap().files;
         assert_eq!((&*read.config, &*read.weights, read.card), (&b"{}"[..], &b"w"[..], None), "{folder:?} {extra:?}");
     }
+}
+
+#[test]
+fn the_configuration_of_the_model_comes_with_the_adapter_it_lies_beside() {
+    let read = |name: &'static str| {
+        let files = [("a/adapter_config.json", &b"{}"[..]), ("a/adapter_model.safetensors", b"w"), (name, b"model")];
+        read_archive(&tar(&files)).unwrap().model_config
+    };
+    assert_eq!(read("a/config.json").as_deref(), Some(&b"model"[..]));
+    assert_eq!(read("config.json"), None);
+    assert_eq!(read("a/checkpoint-1/config.json"), None);
 }
 
 #[test]
@@ -86,7 +111,7 @@ fn a_path_that_leaves_the_folder_is_refused() {
         "/adapter_config.json",
         "/etc/passwd",
         "a\\..\\adapter_config.json",
-        "a/b/adapter_config.json",
+        "../run.sh",
     ] {
         check_refused(
             &tar(&[(path, b"{}"), ("adapter_model.safetensors", b"w")]),
@@ -108,18 +133,23 @@ fn only_plain_files_are_taken() {
 }
 
 #[test]
-fn pickles_strangers_doubles_and_second_folders_are_refused_by_name() {
-    let with =
-        |name: &'static str| tar(&[("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"w"), (name, b"x")]);
+fn doubles_and_second_folders_are_refused_by_name() {
+    let with = |name: &'static str| {
+        tar(&[("a/adapter_config.json", b"{}"), ("a/adapter_model.safetensors", b"w"), (name, b"x")])
+    };
     for (name, expected) in [
-        ("adapter_model.bin", "safetensors only"),
-        ("weights.pth", "pickle"),
-        ("run.sh", "none of the files"),
-        ("adapter_config.json", "there twice"),
-        ("other/adapter_config.json", "one of two folders"),
+        ("a/adapter_config.json", "there twice"),
+        ("b/adapter_config.json", "\"b/adapter_config.json\" is one of two folders"),
     ] {
         check_refused(&with(name), Kind::Unprocessable, expected);
     }
+}
+
+#[test]
+fn a_pickle_alone_is_refused_by_name() {
+    let archive = tar(&[("adapter_config.json", b"{}"), ("adapter_model.bin", b"x")]);
+    check_refused(&archive, Kind::Unprocessable, "adapter_model.bin is a pickle");
+    check_refused(&archive, Kind::Unprocessable, "adapter_model.safetensors is missing");
 }
 
 #[test]
@@ -150,7 +180,7 @@ fn a_bomb_ends_at_the_limit_and_not_in_memory() {
     check_refused(&gzip(&tar(&[("README.md", &zeros)])), Kind::PayloadTooLarge, "unpacks to more");
     check_refused(&gzip(&zeros), Kind::PayloadTooLarge, "unpacks to more");
     let many: Vec<(&str, &[u8])> = vec![("README.md", b""); ENTRIES_MAX + 1];
-    check_refused(&tar(&many), Kind::Unprocessable, "more than 64 entries");
+    check_refused(&tar(&many), Kind::Unprocessable, "more than 1024 entries");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 
 use crate::adapter::claims::Claims;
 use crate::adapter::config::FEATURE_EXTRACTION;
+use crate::adapter::heads;
 use crate::adapter::names::{lora_a, lora_b, lora_b_bias, module_name};
-use crate::adapter::pooler::Pooler;
 use crate::adapter::targets::resolve;
 use crate::adapter::weights::{self, NamedTensors};
 use crate::adapter::{AdapterCard, AdapterFiles, LoraConfig};
@@ -73,16 +73,14 @@ impl AdapterBundle {
         mut claims: Claims,
     ) -> Result<Self> {
         check_card(&config, &card, encoder, &mut claims.problems);
-        let config = match Pooler::of(&card, encoder) {
-            Some(pooler) => pooler.merge(config, encoder, &mut claims)?,
-            None => config,
-        };
+        let kind = head_kind(card.family);
+        let config = heads::merge(config, &card, (encoder, kind), &mut claims)?;
+        let projection = heads::take_projection(&config, encoder, &mut claims)?;
         let targets = targets_of(&config, encoder)?;
-        if targets.is_empty() {
+        if targets.is_empty() && projection.is_none() {
             claims.problems.push("target_modules matches no module of the backbone");
         }
         let deltas = targets.iter().filter_map(|target| claims.take_delta(target)).collect();
-        let kind = head_kind(card.family);
         let head = match card.head {
             HeadForm::Labels => claims.take_head(&config, &card, encoder, kind),
             HeadForm::Concepts | HeadForm::Similarity => claims.take_concepts(kind, encoder),
@@ -98,7 +96,8 @@ impl AdapterBundle {
                 (TaskHead::Concepts(ConceptHead::from_tensors(kind, encoder, &head)?), LabelSet::none())
             }
         };
-        Ok(Self::new(config, card, labels, LoraWeights::new(deltas, bias_deltas), head, encoder))
+        let lora = LoraWeights::new(deltas, bias_deltas).with_projection(projection);
+        Ok(Self::new(config, card, labels, lora, head, encoder))
     }
 
     fn new(
@@ -111,7 +110,8 @@ impl AdapterBundle {
     ) -> Self {
         let architecture = encoder.config().architecture;
         let mut bundle = Self { config, card, labels, lora, head, parameters: 0, architecture };
-        let biases = bundle.lora.bias_deltas().values().map(Tensor::elem_count);
+        let projection = bundle.lora.projection().into_iter().flat_map(|delta| [&delta.a, &delta.b]);
+        let biases = bundle.lora.bias_deltas().values().chain(projection).map(Tensor::elem_count);
         bundle.parameters = bundle.trainable().iter().map(|(_, tensor)| tensor.elem_count()).chain(biases).sum();
         bundle
     }
@@ -149,6 +149,7 @@ impl AdapterBundle {
             self.head.tensors().into_iter().map(|(name, _)| (name.clone(), own[&name].clone())).collect();
         let head = self.head.with_tensors(encoder, &self.card.pooling, &head)?;
         let lora = LoraWeights::new(deltas, self.lora.bias_deltas().clone());
+        let lora = lora.with_projection(self.lora.projection().cloned());
         Ok(Self { lora, head, ..self.clone() })
     }
 
@@ -164,6 +165,10 @@ impl AdapterBundle {
         let is_apart = self.head.concepts().is_some();
         let mut tensors: NamedTensors = self.trainable().into_iter().collect();
         tensors.retain(|name, _| !is_apart || !of_head.contains_key(name));
+        if let Some(delta) = self.lora.projection() {
+            let module = heads::projection_name(self.architecture);
+            tensors.extend([(lora_a(&module), delta.a.clone()), (lora_b(&module), delta.b.clone())]);
+        }
         for (&site, delta) in self.lora.bias_deltas() {
             let (name, bias) = self.file_bias(site, delta, encoder)?;
             tensors.insert(name, bias);

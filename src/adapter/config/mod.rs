@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::adapter::targets;
+use crate::disk::without_mark;
 use crate::domain::{Error, Family, Problems, Result};
 
 /// Ranks past this cost more than the backbone's own product at any hidden size we serve.
@@ -110,7 +111,7 @@ impl LoraConfig {
                 json.len()
             )));
         }
-        let map = serde_json::from_slice(json)
+        let map = serde_json::from_slice(without_mark(json))
             .map_err(|e| Error::unprocessable(format!("adapter_config.json is not a JSON object: {e}")))?;
         let mut keys = Keys { map, problems: Problems::new() };
         let config = Self::take_from(&mut keys);

@@ -5,7 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 
-use crate::adapter::{AdapterBundle, AdapterCard, AdapterEntry, AdapterFiles, AdapterStore, read_archive, write_tar};
+use crate::adapter::{
+    AdapterBundle, AdapterCard, AdapterEntry, AdapterFiles, AdapterStore, Carded, MadeFor, Upload, read_archive,
+    write_tar,
+};
 use crate::app::commands::{json, print, read_file};
 use crate::app::wiring::ModelArgs;
 use crate::domain::{AdapterName, AdapterRef, Error, Family, Result};
@@ -123,12 +126,22 @@ fn inspect(args: &RefArgs) -> Result<()> {
 
 fn import(args: ImportArgs) -> Result<()> {
     let model = args.model.load()?;
-    let files = if args.source.is_dir() { files_of(&args.source)? } else { read_archive(&read_file(&args.source)?)? };
-    let files = files.with_card(args.labels, args.family, &model.fingerprint, model.encoder.config().max_length)?;
+    let upload = if args.source.is_dir() { upload_of(&args.source)? } else { read_archive(&read_file(&args.source)?)? };
+    let (max_length, names) = (model.encoder.config().max_length, model.names());
+    let made_for = MadeFor { fingerprint: &model.fingerprint, max_length, names: &names };
+    let Carded { files, warnings } = upload.with_card(args.labels, args.family, made_for)?;
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     AdapterBundle::read(&files, &model.encoder, &model.fingerprint)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let entry = AdapterStore::open(&args.dir.adapters_dir)?.publish(&args.name, &files, now, !args.stage)?;
     print(&format!("{}@{} {}\n", args.name, entry.version, entry.digest))
+}
+
+/// A PEFT folder with what others left beside it.
+fn upload_of(path: &Path) -> Result<Upload> {
+    let config = path.join("config.json");
+    let model_config = config.is_file().then(|| read_file(&config)).transpose()?;
+    Ok(Upload { files: files_of(path)?, model_config })
 }
 
 /// The adapter files of a PEFT folder.

@@ -1,6 +1,6 @@
 //! `trunkline serve`: everything built bottom-up, served until a signal, drained.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,11 +28,11 @@ use crate::transport::{INPUTS_MAX, Server, Services, TransportConfig};
 
 #[derive(Debug, Args)]
 pub(in crate::app) struct ServeArgs {
-    /// REST and gRPC, one port; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    /// REST and gRPC, one port; port 0 takes a free one. An address or a name with a port, as localhost:8080
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR", value_parser = address)]
     pub(in crate::app) listen: SocketAddr,
     /// Moves the admin routes and the admin gRPC service to this address
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// File with the admin key (or TRUNKLINE_ADMIN_KEY); without a key the admin routes answer on loopback only
     #[arg(long, value_name = "FILE")]
@@ -285,6 +285,26 @@ impl ServeArgs {
             queue_max: self.max_jobs,
         }
     }
+}
+
+/// `127.0.0.1:8080`, `[::1]:8080`, or a name that this machine resolves: of its addresses the first of IPv4, since clients of
+/// `localhost` come to both and most to that one.
+fn address(text: &str) -> std::result::Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let wanted = "ADDRESS:PORT or NAME:PORT is wanted, as 127.0.0.1:8080 or localhost:8080";
+    let Some((name, port)) = text.rsplit_once(':').filter(|(name, _)| !name.is_empty() && !name.contains(':')) else {
+        return Err(wanted.to_owned());
+    };
+    let port: u16 = port.parse().map_err(|_| format!("the port {port:?} is not 0 to 65535; {wanted}"))?;
+    if name.eq_ignore_ascii_case("localhost") {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    let found: Vec<SocketAddr> =
+        (name, port).to_socket_addrs().map_err(|e| format!("{name:?} cannot be resolved: {e}; {wanted}"))?.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| format!("{name:?} has no address; {wanted}"))
 }
 
 /// A time that is some and not for ever.

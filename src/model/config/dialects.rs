@@ -71,6 +71,7 @@ impl Bert {
             biases: ALL_BIASES,
             head_activation: Activation::Gelu,
             head_pools_mean: false,
+            origin: None,
         })
     }
 }
@@ -105,6 +106,7 @@ impl DistilBert {
             biases: ALL_BIASES,
             head_activation: Activation::Relu,
             head_pools_mean: false,
+            origin: None,
         })
     }
 }
@@ -180,6 +182,7 @@ impl ModernBert {
             },
             head_activation: activation(&self.classifier_activation)?,
             head_pools_mean: self.classifier_pooling == "mean",
+            origin: None,
         })
     }
 

@@ -5,6 +5,7 @@ mod sizes;
 
 use serde_json::Value;
 
+use crate::disk::without_mark;
 use crate::domain::{Error, Result};
 use crate::model::config::dialects::{Bert, DistilBert, ModernBert};
 use crate::model::config::sizes::refuse_too_large;
@@ -63,21 +64,24 @@ pub struct EncoderConfig {
     /// ModernBERT's heads: their activation, and whether they read the mean of all tokens instead of the first.
     pub head_activation: Activation,
     pub head_pools_mean: bool,
+    /// What the model was called where it was saved: `_name_or_path`.
+    pub origin: Option<String>,
 }
 
 impl EncoderConfig {
     /// From `config.json`; an unknown `model_type` or activation is refused by name.
     pub fn from_json(json: &[u8]) -> Result<Self> {
         let refused = |e: serde_json::Error| Error::unprocessable(format!("config.json: {e}")).with_source(e);
-        let value: Value = serde_json::from_slice(json).map_err(refused)?;
+        let value: Value = serde_json::from_slice(without_mark(json)).map_err(refused)?;
         let architecture = Architecture::from_model_type(value["model_type"].as_str().unwrap_or_default())?;
         refuse_too_large(&value)?;
+        let origin = value["_name_or_path"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
         let config = match architecture {
             Architecture::DistilBert => serde_json::from_value::<DistilBert>(value).map_err(refused)?.into_config(),
             Architecture::ModernBert => serde_json::from_value::<ModernBert>(value).map_err(refused)?.into_config(),
             _ => serde_json::from_value::<Bert>(value).map_err(refused)?.into_config(architecture),
         }?;
-        config.checked()
+        Self { origin, ..config }.checked()
     }
 
     pub fn head_size(&self) -> usize {

@@ -4,10 +4,11 @@ use candle_core::{Result, Tensor};
 
 use super::Norm;
 use super::function::{floats, matrix};
-use crate::model::Packed;
 use crate::model::kernels;
+use crate::model::{Delta, Packed};
 
-/// Words, positions and segments are (rows, embedding size).
+/// Words, positions and segments are (rows, embedding size). Clones share them.
+#[derive(Clone)]
 pub(crate) struct Embeddings {
     pub(crate) words: Tensor,
     pub(crate) positions: Option<Tensor>,
@@ -28,11 +29,20 @@ impl Embeddings {
 
     /// (tokens, hidden). Ids must be within their tables.
     pub(crate) fn forward(&self, input: &Packed) -> Result<Tensor> {
+        self.forward_with(input, None)
+    }
+
+    /// The same with an adapter's update of the projection.
+    pub(crate) fn forward_with(&self, input: &Packed, update: Option<&Delta>) -> Result<Tensor> {
         let sums = if self.words.device().is_cpu() { self.gather(input)? } else { self.plain(input)? };
         let normal = self.norm.forward(&sums, None)?;
-        match &self.projection {
-            Some((weight, bias)) => super::dense(&normal, weight, bias),
-            None => Ok(normal),
+        match (&self.projection, update) {
+            (Some((weight, bias)), None) => super::dense(&normal, weight, bias),
+            (Some((weight, bias)), Some(delta)) => {
+                let change = (normal.matmul(&delta.a.t()?)?.matmul(&delta.b.t()?)? * delta.scale)?;
+                super::dense(&normal, weight, bias)? + change
+            }
+            (None, _) => Ok(normal),
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Backbone {
     pub tokenizer: Arc<Tokenizer>,
     /// Its files, in Hugging Face layout.
     pub folder: PathBuf,
+    /// Tokens of a text that it was trained to embed, special ones included; None: as many as it reads.
+    pub embedded_tokens_max: Option<usize>,
     /// Dropped last: it gives back what all of it took.
     pub resident: Arc<ResidentBackbone>,
 }
@@ -43,9 +45,20 @@ impl Backbone {
         &self.resident.identity.fingerprint
     }
 
+    /// What it is called, here and where it came from.
+    pub fn names(&self) -> Vec<String> {
+        let origin = self.resident.encoder().config().origin.clone();
+        std::iter::once(self.identity().name.clone()).chain(origin).collect()
+    }
+
     /// Tokens of one sequence, special ones included.
     pub fn max_length(&self) -> usize {
         self.resident.encoder().config().max_length
+    }
+
+    /// Tokens of one text that is embedded, special ones included.
+    pub fn embedded_length(&self) -> usize {
+        self.embedded_tokens_max.unwrap_or(usize::MAX).min(self.max_length())
     }
 
     fn is_called(&self, name: &str) -> bool {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::domain::{AdapterName, Error, HeadForm, LongText, NerParameters, Result, TextInput};
+use crate::domain::{AdapterName, EmbedParameters, Error, HeadForm, NerParameters, Result, TextInput};
 use crate::engine::{Batch, BatchSequence, ResidentAdapter, Through, Work};
 use crate::serving::Backbone;
 use crate::serving::flow::{Caller, Flow};
@@ -89,10 +89,12 @@ impl Inner {
             None => (None, self.registry.backbones().active()),
         };
         let flow = adapter.as_ref().map_or(Flow::Base, |adapter| Flow::Adapter(adapter.identity.name.clone()));
-        let max_length = self.max_length(adapter.as_deref(), &backbone);
-        let cut = Cut { max_length, long_text: LongText::Truncate, stride: 0 };
+        let max_length = self.max_length(adapter.as_deref(), &backbone).min(backbone.embedded_length());
+        let cut = Cut { max_length, long_text: parameters.long_text, stride: 0 };
+        // Windows are put together first, and have no length of their own before.
+        let of_window = EmbedParameters { normalize: false, ..parameters.clone() };
         let through = adapter.clone().map_or_else(|| Through::Base(backbone.resident.clone()), Through::Adapter);
-        let targets = vec![Target { work: Work::Embed(through, parameters), cut, columns: 0 }];
+        let targets = vec![Target { work: Work::Embed(through, of_window), cut, columns: 0 }];
         let tokenizer = backbone.tokenizer.clone();
         let pass = Pass { tokenizer, inputs, targets, flow, caller: Caller::single(), deadline, progress };
         let passed = self.line.run(pass).await?;
@@ -100,13 +102,16 @@ impl Inner {
             passed.computed.into_iter().next().ok_or_else(|| Error::internal("a pass without a target"))??;
         let tokens = computed.iter().map(Computed::tokens).sum();
         let many = computed.len() > 1;
-        let embedding = |(at, one): (usize, Computed)| one.embedding().map_err(|error| at_input(error, at, many));
+        let truncated = computed.iter().map(|one| one.fitted.truncated).collect();
+        let embedding = |(at, one): (usize, Computed)| {
+            decode::embedding(one, &parameters).map_err(|error| at_input(error, at, many))
+        };
         let embeddings = computed.into_iter().enumerate().map(embedding).collect::<Result<_>>()?;
         adapter.iter().for_each(|adapter| drop(self.touch(&adapter.identity.name)));
         self.observe(&passed.timings);
         let adapter = adapter.map(|adapter| adapter.identity.clone());
         let backbone = backbone.identity().clone();
-        Ok(EmbedAnswer { adapter, backbone, embeddings, tokens, timings: passed.timings })
+        Ok(EmbedAnswer { adapter, backbone, embeddings, truncated, tokens, timings: passed.timings })
     }
 
     /// The smallest batch there is: an empty text through the active backbone.

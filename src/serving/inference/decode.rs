@@ -1,13 +1,13 @@
 //! Engine outputs to predictions: windows merged, scores, thresholds. Pure; tags become entities in `text`.
 
 use crate::domain::{
-    Activation, ClassifyParameters, ClassifyPrediction, Entity, Error, Matrix, NerParameters, NerPrediction,
-    ProblemType, Result, ScoredLabel, Tag,
+    Activation, ClassifyParameters, ClassifyPrediction, EmbedParameters, Entity, Error, Matrix, NerParameters,
+    NerPrediction, Pooling, ProblemType, Result, ScoredLabel, Tag,
 };
 use crate::engine::{Output, ResidentAdapter};
 use crate::serving::inference::names::Named;
 use crate::serving::inference::read::Text;
-use crate::text::{Fitted, concept_entities, entities, merge, softmax_rows};
+use crate::text::{Fitted, Window, concept_entities, entities, merge, softmax_rows};
 
 /// The score of a name from which it counts, where neither caller nor adapter says another.
 const LIKELY: f32 = 0.5;
@@ -36,11 +36,48 @@ impl Computed {
 
     /// Of the only window.
     pub(super) fn embedding(self) -> Result<Vec<f32>> {
-        match self.outputs.into_iter().next() {
-            Some(Ok(Output::Embedding(vector))) => Ok(vector),
-            Some(Err(error)) => Err(error),
-            _ => Err(Error::internal("an embedding was asked, logits were computed")),
-        }
+        vector(self.outputs.into_iter().next().unwrap_or_else(|| Err(Error::internal("a text without a window"))))
+    }
+}
+
+/// Below it a vector has no direction to keep; PyTorch's `normalize` uses the same.
+const NORM_MIN: f32 = 1e-12;
+
+/// The vector of one text, from those of its windows, which are not normalized.
+pub(super) fn embedding(computed: Computed, parameters: &EmbedParameters) -> Result<Vec<f32>> {
+    let Computed { fitted, outputs } = computed;
+    let vectors = outputs.into_iter().map(vector).collect::<Result<Vec<_>>>()?;
+    let weight = |window: &Window| match parameters.pooling {
+        Pooling::Mean => window.ids.len() as f32,
+        Pooling::Cls => 1.0,
+    };
+    let mut mean = weighted_mean(&fitted.windows.iter().map(weight).collect::<Vec<_>>(), vectors)?;
+    if parameters.normalize {
+        let norm = mean.iter().map(|x| x * x).sum::<f32>().sqrt().max(NORM_MIN);
+        mean.iter_mut().for_each(|x| *x /= norm);
+    }
+    Ok(mean)
+}
+
+fn weighted_mean(weights: &[f32], vectors: Vec<Vec<f32>>) -> Result<Vec<f32>> {
+    let mut vectors = vectors.into_iter();
+    let mut mean = vectors.next().ok_or_else(|| Error::internal("a text without a window"))?;
+    if weights.len() == 1 {
+        return Ok(mean);
+    }
+    mean.iter_mut().for_each(|x| *x *= weights[0]);
+    for (vector, weight) in vectors.zip(&weights[1..]) {
+        mean.iter_mut().zip(vector).for_each(|(sum, x)| *sum += weight * x);
+    }
+    let sum: f32 = weights.iter().sum();
+    mean.iter_mut().for_each(|x| *x /= sum);
+    Ok(mean)
+}
+
+fn vector(output: Result<Output>) -> Result<Vec<f32>> {
+    match output? {
+        Output::Embedding(vector) => Ok(vector),
+        Output::Logits(_) => Err(Error::internal("an embedding was asked, logits were computed")),
     }
 }
 
@@ -90,7 +127,7 @@ fn named_entities(
     let asked = (parameters.threshold > 0.0).then_some(parameters.threshold);
     let threshold = asked.or(adapter.card.concept_threshold()).unwrap_or(LIKELY);
     let scores = activate(logits, Activation::Sigmoid);
-    concept_entities(&text.encoding, &scores, &named.names, threshold, parameters)
+    concept_entities(&text.input.source_text(), &text.encoding, &scores, &named.names, threshold, parameters)
 }
 
 /// `PER`, also of the tag `B-PER`.
@@ -204,6 +241,23 @@ mod tests {
         assert!(sigmoid.iter().all(|score| (score - 0.5).abs() < 1e-6), "{sigmoid:?}");
         let softmax = mean_scores(&windows, Activation::Softmax).unwrap();
         assert!((softmax.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{softmax:?}");
+    }
+
+    #[test]
+    fn a_long_texts_vector_is_the_mean_of_its_windows_by_their_tokens() {
+        let window = |tokens: usize| Window { ids: vec![0; tokens], type_ids: Vec::new(), tokens: Vec::new() };
+        let computed = || Computed {
+            fitted: Fitted { windows: vec![window(3), window(1)], truncated: false },
+            outputs: vec![Ok(Output::Embedding(vec![4.0, 0.0])), Ok(Output::Embedding(vec![0.0, 16.0]))],
+        };
+        let raw = EmbedParameters { normalize: false, ..EmbedParameters::default() };
+        for (parameters, wanted) in [
+            (raw.clone(), [3.0, 4.0]),
+            (EmbedParameters { pooling: Pooling::Cls, ..raw }, [2.0, 8.0]),
+            (EmbedParameters::default(), [0.6, 0.8]),
+        ] {
+            assert_eq!(embedding(computed(), &parameters).unwrap(), wanted, "{parameters:?}");
+        }
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Inference {
         within(deadline, &inner.metrics, async move |progress| inner.analyze(request, deadline, progress).await).await
     }
 
-    /// One vector an input; what is longer than the encoder reads is cut off.
+    /// One vector an input.
     pub async fn embed(&self, request: EmbedRequest) -> Result<EmbedAnswer> {
         let inner = &*self.inner;
         let deadline = inner.deadline(request.deadline);

@@ -120,6 +120,8 @@ pub struct EmbedAnswer {
     pub adapter: Option<AdapterIdentity>,
     pub backbone: Arc<BackboneIdentity>,
     pub embeddings: Vec<Vec<f32>>,
+    /// One an input: whether some of the text went unread.
+    pub truncated: Vec<bool>,
     /// Tokens the encoder read, special tokens included.
     pub tokens: usize,
     pub timings: Timings,

@@ -37,7 +37,8 @@ impl Inner {
         files: AdapterFiles,
         activate: bool,
     ) -> Result<PublishedVersion> {
-        let files = if files.card.is_some() { files } else { self.residency.with_card(files, None, None)? };
+        let files =
+            if files.card.is_some() { files } else { self.residency.with_card(files.into(), None, None)?.files };
         let (bundle, backbone) = self.residency.check(files.clone()).await?;
         self.may_be_named(&name, bundle.family())?;
         let family = bundle.family();

@@ -9,12 +9,13 @@ mod catalog;
 mod loader;
 mod names;
 mod residency;
+mod samples;
 mod view;
 
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::adapter::{AdapterFiles, AdapterStore, read_archive, write_tar};
+use crate::adapter::{AdapterFiles, AdapterStore, Carded, read_archive, write_tar};
 use crate::domain::{AdapterName, AdapterRef, Alias, Error, ErrorKind, Family, Result};
 use crate::engine::ResidentAdapter;
 use crate::engine::give_back_memory;
@@ -22,6 +23,7 @@ use crate::serving::{Backbone, Backbones, Part, degrade};
 use crate::telemetry::Metrics;
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
+use tracing::warn;
 
 use catalog::{Catalog, Found};
 use residency::Residency;
@@ -112,7 +114,8 @@ impl Registry {
         self.detached(|inner| async move { inner.publish(name, files, activate).await }).await
     }
 
-    /// [`Registry::publish`] of an uploaded `.tar` or `.tar.gz`; `labels` and `family` are for folders that have no card.
+    /// [`Registry::publish`] of an uploaded `.tar` or `.tar.gz`; `labels` and `family` are for folders that have no card. The second
+    /// value is what of the folder is doubtful.
     pub async fn publish_archive(
         &self,
         name: &AdapterName,
@@ -120,10 +123,12 @@ impl Registry {
         labels: Option<Vec<String>>,
         family: Option<Family>,
         activate: bool,
-    ) -> Result<PublishedVersion> {
+    ) -> Result<(PublishedVersion, Vec<String>)> {
         let residency = self.inner.residency.clone();
-        let files = blocking(move || residency.with_card(read_archive(&archive)?, labels, family)).await?;
-        self.publish(name, files, activate).await
+        let carded = blocking(move || residency.with_card(read_archive(&archive)?, labels, family));
+        let Carded { files, warnings } = carded.await?;
+        warnings.iter().for_each(|warning| warn!(adapter = %name, warning, "a published adapter is doubtful"));
+        Ok((self.publish(name, files, activate).await?, warnings))
     }
 
     /// Promotes or rolls back, atomically.

@@ -8,10 +8,13 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tracing::{debug, info, warn};
 
-use crate::adapter::{AdapterBundle, AdapterCard, AdapterFiles, AdapterStore, LoraConfig, VersionEntry};
+use crate::adapter::{
+    AdapterBundle, AdapterCard, AdapterFiles, AdapterStore, Carded, LoraConfig, MadeFor, Upload, VersionEntry,
+};
 use crate::domain::{AdapterIdentity, AdapterName, Digest, Error, ErrorKind, Family, Result, Tag};
 use crate::engine::ResidentAdapter;
 use crate::serving::registry::loader::Loader;
+use crate::serving::registry::samples::samples;
 use crate::serving::registry::{RegistryConfig, blocking, unfinished};
 use crate::serving::{Backbone, Backbones};
 use crate::telemetry::{LabelValue as _, LoadOutcome, Metrics};
@@ -58,6 +61,8 @@ pub(super) struct Facts {
     pub(super) parameters: usize,
     pub(super) bytes: usize,
     pub(super) metrics: Option<serde_json::Value>,
+    /// What computes it; none of a version that has not run.
+    pub(super) precision: Option<&'static str>,
 }
 
 impl Facts {
@@ -67,7 +72,8 @@ impl Facts {
             (adapter.rank, adapter.layers.clone(), adapter.parameters, adapter.bytes);
         let (family, metrics) = (adapter.card.family, metrics_of(&adapter.card));
         let fingerprint = adapter.card.backbone_fingerprint.clone();
-        Self { fingerprint, family, labels, rank, layers, parameters, bytes, metrics }
+        let precision = Some(adapter.precision());
+        Self { fingerprint, family, labels, rank, layers, parameters, bytes, metrics, precision }
     }
 
     /// All but what only the weights tell.
@@ -75,7 +81,8 @@ impl Facts {
         let (family, metrics) = (card.family, metrics_of(&card));
         let layers = config.layers_to_transform.unwrap_or_default();
         let (fingerprint, labels) = (card.backbone_fingerprint, card.labels);
-        Self { fingerprint, family, labels, rank: config.rank, layers, parameters: 0, bytes: 0, metrics }
+        let rank = config.rank;
+        Self { fingerprint, family, labels, rank, layers, parameters: 0, bytes: 0, metrics, precision: None }
     }
 }
 
@@ -122,9 +129,9 @@ impl Version {
         self.facts.get().or_else(|| self.described.get())
     }
 
-    /// Files never change: what ran once runs again.
-    fn has_run(&self) -> bool {
-        self.facts.get().is_some()
+    /// What it was computed in; none of a version that has not run. Files never change: what ran once runs again.
+    fn precision(&self) -> Option<&'static str> {
+        self.facts.get().and_then(|facts| facts.precision)
     }
 
     pub(super) fn is_pinned(&self) -> bool {
@@ -208,12 +215,14 @@ impl Residency {
     /// Gives a folder fresh from PEFT the card it lacks: it is taken to be made for the active backbone.
     pub(super) fn with_card(
         &self,
-        files: AdapterFiles,
+        upload: Upload,
         labels: Option<Vec<String>>,
         family: Option<Family>,
-    ) -> Result<AdapterFiles> {
+    ) -> Result<Carded> {
         let backbone = self.backbones.active();
-        files.with_card(labels, family, backbone.fingerprint(), backbone.max_length())
+        let names = backbone.names();
+        let (fingerprint, max_length) = (backbone.fingerprint(), backbone.max_length());
+        upload.with_card(labels, family, MadeFor { fingerprint, max_length, names: &names })
     }
 
     /// For a request: at once if it is resident, else when it is loaded. What failed its checks is refused without another try.
@@ -276,11 +285,15 @@ impl Residency {
             let files = store.read(&version.name, version.version)?;
             let (bundle, backbone) = open(&files, &backbones)?;
             let identity = version.identity(bundle.family());
-            let adapter = match version.has_run() {
-                true => ResidentAdapter::new(identity, bundle, &backbone.resident).map(Arc::new),
-                false => backbone.resident.admit_adapter(identity, bundle),
+            let resident = &backbone.resident;
+            let adapter = match version.precision() {
+                Some(known) if known == resident.encoder().precision() => {
+                    Arc::new(ResidentAdapter::new(identity, bundle, resident)?)
+                }
+                Some(_) => Arc::new(ResidentAdapter::exact(identity, bundle, resident)?),
+                None => resident.admit_agreeing(identity, bundle, &samples(&backbone)?)?,
             };
-            Ok((adapter?, backbone))
+            Ok((adapter, backbone))
         };
         self.loader.run(read).await
     }
@@ -321,8 +334,9 @@ impl Residency {
         backbone: Arc<Backbone>,
     ) -> Result<Held> {
         let identity = AdapterIdentity { name: name.clone(), version: 0, digest, family: bundle.family() };
-        let resident = backbone.resident.clone();
-        let adapter = self.loader.run(move || resident.admit_adapter(identity, bundle)).await?;
+        let on = backbone.clone();
+        let admit = move || on.resident.admit_agreeing(identity, bundle, &samples(&on)?);
+        let adapter = self.loader.run(admit).await?;
         match victims(&self.standing(&self.residents()), adapter.bytes, self.config.adapter_memory) {
             Some(_) => Ok((adapter, backbone)),
             None => Err(self.no_room(name, adapter.bytes)),

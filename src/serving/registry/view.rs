@@ -52,6 +52,8 @@ pub struct AdapterView {
     pub bytes: u64,
     /// The card's `training.metrics`.
     pub metrics: Option<serde_json::Value>,
+    /// What computes it, once it ran: the backbone's precision, or `f32` where its answers would not be the same.
+    pub precision: Option<&'static str>,
 }
 
 /// One resident backbone as `GET /v1/admin/backbone` shows it.
@@ -115,6 +117,7 @@ impl Catalog {
             parameters: facts.map_or(0, |facts| facts.parameters),
             bytes: facts.map_or(0, |facts| facts.bytes as u64),
             metrics: facts.and_then(|facts| facts.metrics.clone()),
+            precision: facts.and_then(|facts| facts.precision),
         }
     }
 }

@@ -24,7 +24,8 @@ pub(in crate::transport) async fn publish(
     let family = request.family.map(|family| family.parse()).transpose()?;
     let activate = request.activate.unwrap_or(true);
     let registry = call.inference().registry();
-    Ok(registry.publish_archive(&name, request.archive, labels, family, activate).await?.into())
+    let (published, warnings) = registry.publish_archive(&name, request.archive, labels, family, activate).await?;
+    Ok(proto::PublishedVersion { warnings, ..published.into() })
 }
 
 pub(in crate::transport) async fn delete(
@@ -81,6 +82,7 @@ impl From<AdapterView> for proto::Adapter {
             parameters: view.parameters as u64,
             bytes: view.bytes,
             metrics: view.metrics.map(to_value),
+            precision: view.precision.map(str::to_owned),
         }
     }
 }
@@ -104,6 +106,7 @@ impl From<PublishedVersion> for proto::PublishedVersion {
             version: published.version,
             digest: published.digest.to_string(),
             active: published.active,
+            warnings: Vec::new(),
         }
     }
 }

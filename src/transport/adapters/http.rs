@@ -49,8 +49,8 @@ pub(in crate::transport) async fn publish(
     let (labels, activate) = (query.labels(), query.activate.unwrap_or(true));
     let family = query.family.map(|family| family.parse()).transpose()?;
     let registry = call.inference().registry();
-    let published = registry.publish_archive(&name, archive, labels, family, activate).await?;
-    Ok((StatusCode::CREATED, Answer(published.into())))
+    let (published, warnings) = registry.publish_archive(&name, archive, labels, family, activate).await?;
+    Ok((StatusCode::CREATED, Answer(Published::new(published, warnings))))
 }
 
 /// Retires a version, or the whole adapter; requests under way still finish

@@ -31,6 +31,9 @@ pub(in crate::transport) struct Adapter {
     bytes: u64,
     /// What its training reported.
     metrics: Option<serde_json::Value>,
+    /// What computes the active version, once it ran: the backbone's precision, or `f32` where its answers would not be the same.
+    #[schema(example = "bf16")]
+    precision: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -52,6 +55,8 @@ pub(in crate::transport) struct Published {
     version: u32,
     digest: String,
     active: bool,
+    /// What of the upload is doubtful, such as a `base_model_name_or_path` of another model.
+    warnings: Vec<String>,
 }
 
 /// A PEFT folder's files, each under its name; for the document alone.
@@ -65,6 +70,9 @@ pub(in crate::transport) struct AdapterForm {
     weights: Binary,
     #[serde(rename = "trunkline.json")]
     card: Option<Binary>,
+    /// Of the whole model, if it lies beside the adapter: its `id2label` and `problem_type` count where nothing else says so.
+    #[serde(rename = "config.json")]
+    model_config: Option<Binary>,
 }
 
 /// How to publish an upload.
@@ -112,6 +120,7 @@ impl From<serving::AdapterView> for Adapter {
             parameters: view.parameters,
             bytes: view.bytes,
             metrics: view.metrics,
+            precision: view.precision,
         }
     }
 }
@@ -128,13 +137,14 @@ impl From<serving::VersionView> for Version {
     }
 }
 
-impl From<serving::PublishedVersion> for Published {
-    fn from(published: serving::PublishedVersion) -> Self {
+impl Published {
+    pub(in crate::transport) fn new(published: serving::PublishedVersion, warnings: Vec<String>) -> Self {
         Self {
             name: published.name.to_string(),
             version: published.version,
             digest: published.digest.to_string(),
             active: published.active,
+            warnings,
         }
     }
 }

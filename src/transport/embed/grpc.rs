@@ -9,7 +9,9 @@ use crate::transport::rpc::inputs;
 
 pub(in crate::transport) async fn embed(call: Call, request: proto::EmbedRequest) -> Result<proto::EmbedResponse> {
     let parameters = |p: proto::EmbedParameters| -> Result<_> {
-        Ok(wire::EmbedParameters { pooling: word("parameters.pooling", p.pooling)?, normalize: p.normalize })
+        let pooling = word("parameters.pooling", p.pooling)?;
+        let long_text = word("parameters.long_text", p.long_text)?;
+        Ok(wire::EmbedParameters { pooling, normalize: p.normalize, long_text })
     };
     let request = wire::EmbedRequest {
         inputs: inputs(request.inputs)?,
@@ -27,6 +29,7 @@ impl From<wire::EmbedResponse> for proto::EmbedResponse {
             backbone: Some(response.backbone.into()),
             embeddings: response.embeddings.into_iter().map(|values| proto::Embedding { values }).collect(),
             usage: Some(response.usage.into()),
+            truncated: response.truncated,
         }
     }
 }

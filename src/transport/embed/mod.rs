@@ -27,5 +27,6 @@ pub(super) async fn answer(call: &Call, request: wire::EmbedRequest) -> Result<E
         backbone: (&*answer.backbone).into(),
         usage: Usage { sequences: answer.embeddings.len(), tokens: answer.tokens },
         embeddings: answer.embeddings,
+        truncated: answer.truncated,
     })
 }

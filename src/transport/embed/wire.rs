@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use crate::domain;
 use crate::transport::schema;
-use crate::transport::wire::{AdapterIdentity, BackboneIdentity, Inputs, TextsSchema, Usage};
+use crate::transport::wire::{AdapterIdentity, BackboneIdentity, Inputs, LongText, TextsSchema, Usage};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +27,9 @@ pub(in crate::transport) struct EmbedParameters {
     /// To unit length.
     #[schema(default = true)]
     pub(in crate::transport) normalize: Option<bool>,
+    /// Of a text past the backbone's own limit for embeddings. `window`: the mean of its windows.
+    #[schema(default = "truncate")]
+    pub(in crate::transport) long_text: Option<LongText>,
 }
 
 /// Which tokens' vectors make the text's.
@@ -47,6 +50,8 @@ pub(in crate::transport) struct EmbedResponse {
     pub(in crate::transport) backbone: BackboneIdentity,
     /// One vector an input, in order.
     pub(in crate::transport) embeddings: Vec<Vec<f32>>,
+    /// One an input: whether some of the text went unread.
+    pub(in crate::transport) truncated: Vec<bool>,
     pub(in crate::transport) usage: Usage,
 }
 
@@ -56,6 +61,7 @@ impl From<EmbedParameters> for domain::EmbedParameters {
         Self {
             pooling: parameters.pooling.map_or(or.pooling, Into::into),
             normalize: parameters.normalize.unwrap_or(or.normalize),
+            long_text: parameters.long_text.map_or(or.long_text, Into::into),
         }
     }
 }

@@ -23,7 +23,8 @@ pub(in crate::transport) struct NerRequest {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::transport) struct NerParameters {
-    #[schema(default = "simple")]
+    /// Default `first`, which is what training's figures measure; Hugging Face's own pipelines begin with `none`.
+    #[schema(default = "first")]
     pub(in crate::transport) aggregation_strategy: Option<AggregationStrategy>,
     /// Entities scored lower are left out.
     #[schema(default = 0.0, minimum = 0, maximum = 1)]

@@ -293,6 +293,9 @@ pub struct EmbedParameters {
     /// To unit length; default true.
     #[prost(bool, optional, tag = "2")]
     pub normalize: ::core::option::Option<bool>,
+    /// Of a text past the backbone's own limit for embeddings: truncate (default), window (the mean of its windows) or error.
+    #[prost(string, optional, tag = "3")]
+    pub long_text: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EmbedResponse {
@@ -307,6 +310,9 @@ pub struct EmbedResponse {
     pub usage: ::core::option::Option<Usage>,
     #[prost(message, optional, tag = "5")]
     pub backbone: ::core::option::Option<BackboneIdentity>,
+    /// One an input: whether some of the text went unread.
+    #[prost(bool, repeated, tag = "6")]
+    pub truncated: ::prost::alloc::vec::Vec<bool>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Embedding {
@@ -349,6 +355,9 @@ pub struct Adapter {
     /// What its training reported.
     #[prost(message, optional, tag = "12")]
     pub metrics: ::core::option::Option<::prost_types::Value>,
+    /// What computes the active version, once it ran: the backbone's precision, or f32 where its answers would not be the same.
+    #[prost(string, optional, tag = "13")]
+    pub precision: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AdapterVersion {
@@ -946,6 +955,9 @@ pub struct PublishedVersion {
     pub digest: ::prost::alloc::string::String,
     #[prost(bool, tag = "4")]
     pub active: bool,
+    /// What of the upload is doubtful, such as a `base_model_name_or_path` of another model.
+    #[prost(string, repeated, tag = "5")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteAdapterRequest {

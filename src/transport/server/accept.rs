@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::CONNECTION;
-use axum::http::{HeaderValue, Version};
+use axum::http::{HeaderValue, Uri, Version};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -150,6 +150,22 @@ fn with_peer(mut request: Request<Incoming>, peer: SocketAddr) -> Request<Incomi
     request
 }
 
+/// `/v1/ner/` is `/v1/ner`: clients that join a base address and a path write either. No method of gRPC ends so.
+fn without_trailing_slash<B>(mut request: Request<B>, is_grpc: bool) -> Request<B> {
+    let uri = request.uri();
+    let bare = uri.path().trim_end_matches('/');
+    if is_grpc || bare.is_empty() || bare.len() == uri.path().len() {
+        return request;
+    }
+    let asked = uri.query().map_or_else(|| bare.to_owned(), |query| format!("{bare}?{query}"));
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = asked.parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
 /// One request: its bodies report to `exchange`.
 async fn answer(
     router: Router,
@@ -158,6 +174,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, std::convert::Infallible> {
     let is_http1 = request.version() < Version::HTTP_2;
+    let request = without_trailing_slash(request, exchange.is_grpc);
     let mut request = request.map(|body| Body::new(RequestBody::new(body, exchange.clone())));
     request.extensions_mut().insert(exchange.clone());
     if GRPC_UPLOADS.contains(&request.uri().path()) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
-use crate::domain::{Error, ErrorKind};
+use crate::domain::{Error, ErrorKind, Result};
 use crate::telemetry::RejectReason;
 use crate::transport::in_flight::Pool;
 use crate::transport::server::connection::Connection;
@@ -139,6 +139,11 @@ impl Exchange {
         } else {
             self.connection.take_anyway(bytes);
         }
+    }
+
+    /// Takes bytes that a body unpacked to; `unavailable` where there is no room.
+    pub(in crate::transport) fn take_unpacked(&self, bytes: usize) -> Result<()> {
+        if self.take(bytes) { Ok(()) } else { Err(self.refuse().clone()) }
     }
 
     fn give_back(&self, bytes: usize) {

@@ -31,7 +31,10 @@ fn adapters() -> Vec<Arc<ResidentAdapter>> {
 
 fn works(adapters: &[Arc<ResidentAdapter>]) -> Vec<Work> {
     let embed = |adapter, pooling| {
-        Work::Embed(through(adapter), EmbedParameters { pooling, normalize: pooling == Pooling::Mean })
+        Work::Embed(
+            through(adapter),
+            EmbedParameters { pooling, normalize: pooling == Pooling::Mean, ..Default::default() },
+        )
     };
     let heads = adapters.iter().cloned().map(Work::Head);
     let embeds =

@@ -46,7 +46,7 @@ impl Bench {
         let heads = adapters.iter().cloned().map(Work::Head);
         let embed = |adapter: Option<Arc<ResidentAdapter>>, pooling| {
             let through = adapter.map_or_else(|| Through::Base(base.clone()), Through::Adapter);
-            Work::Embed(through, EmbedParameters { pooling, normalize: true })
+            Work::Embed(through, EmbedParameters { pooling, normalize: true, ..Default::default() })
         };
         let embeds =
             [embed(None, Pooling::Mean), embed(None, Pooling::Cls), embed(adapters.first().cloned(), Pooling::Mean)];

@@ -36,7 +36,7 @@ impl BackboneSource for Shelf {
         let encoder = Arc::new(Encoder::load(&found.folder, &Device::Cpu)?);
         let resident = ResidentBackbone::admit(found.identity.clone(), encoder)?;
         let tokenizer = Arc::new(Tokenizer::load(&found.folder)?);
-        Ok(Backbone { resident, tokenizer, folder: found.folder.clone() })
+        Ok(Backbone { resident, tokenizer, folder: found.folder.clone(), embedded_tokens_max: None })
     }
 
     fn names(&self) -> Vec<String> {
