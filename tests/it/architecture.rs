@@ -19,7 +19,7 @@ const LAYERS: [(&str, &str); 11] = [
 ];
 
 /// An outside crate that shapes the code around it stays with its owners.
-const OWNERS: [(&str, &str); 21] = [
+const OWNERS: [(&str, &str); 23] = [
     ("axum", "transport"),
     ("hyper", "transport"),
     ("tonic", "transport"),
@@ -36,6 +36,8 @@ const OWNERS: [(&str, &str); 21] = [
     ("tar", "adapter"),
     ("csv", "training"),
     ("parquet", "training"),
+    ("chardetng", "training"),
+    ("encoding_rs", "training"),
     ("hashlink", "engine serving"),
     ("rusqlite", "serving"),
     ("prometheus", "telemetry"),

@@ -457,11 +457,41 @@ async fn a_dataset_upload_is_answered_with_the_doctors_report() {
     let bad = put("/v1/admin/datasets/bad?family=ner", "{\"tokens\": [\"a\"], \"tags\": []}\n").await;
     bad.assert_problem(422, "unprocessable", "");
     assert!(!bad.json()["problems"].as_array().unwrap().is_empty());
+    let error = &bad.json()["report"]["errors"][0];
+    assert_eq!(
+        (&error["code"], &error["line"], &error["row"]),
+        (&json!("tag_scheme"), &json!(1), &json!(1)),
+        "{error}"
+    );
     put("/v1/admin/datasets/bad", "x").await.assert_problem(400, "invalid_request", "family");
     put("/v1/admin/datasets/bad?family=x", "x").await.assert_problem(400, "invalid_request", "none of ner");
     assert_eq!(server.get("/v1/admin/datasets").await.success()["data"].as_array().unwrap().len(), 1);
     server.send("DELETE", "/v1/admin/datasets/mail", &[], "").await.success();
     server.get("/v1/admin/datasets/mail").await.assert_problem(404, "not_found", "mail");
+}
+
+#[tokio::test]
+async fn a_dataset_upload_is_read_as_its_caller_says() {
+    let server = TestServer::start().await;
+    let put = async |query: &str, rows: &str| {
+        server.send("PUT", &format!("/v1/admin/datasets/mail?family=classify{query}"), &[], rows.to_owned()).await
+    };
+    let rows = "Review;Stars\nfine;1\nbad;0\nso so;7\n";
+    let query = "&text_column=Review&label_column=2&labels=neg,pos&rename=pos:good&on_error=skip&multi_label=false";
+    let answer = put(query, rows).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let report = answer.json();
+    assert_eq!((&report["labels"], &report["skipped"]), (&json!({"good": 1, "neg": 1}), &json!(1)), "{report}");
+    assert_eq!(report["preview"][0], json!({"line": 2, "row": 1, "text": "fine", "label": "good"}));
+    let skipped = &report["warnings"][0];
+    assert_eq!((&skipped["row"], &skipped["samples"][0]["line"]), (&json!(3), &json!(4)), "{report}");
+    put("&on_error=ignore", rows).await.assert_problem(400, "invalid_request", "on_error");
+    put("&columns=word:1,tag:2", rows).await.assert_problem(
+        400,
+        "invalid_request",
+        "columns is for data of family ner",
+    );
+    put("&colums=word:1,tag:2", rows).await.assert_problem(400, "invalid_request", "colums");
 }
 
 fn rows(count: usize) -> String {

@@ -1,7 +1,9 @@
 //! Training data: every format, everything the doctor finds, and the store.
 
 mod bounds;
+mod cases;
 mod formats;
+mod readings;
 mod refusals;
 mod store;
 

@@ -128,7 +128,10 @@ impl Naming {
             Value::Number(id) if self.declares_names => {
                 return Err(Fault::unreadable(format!("tag {id} of word {} has no name in the file", at + 1)));
             }
-            other => return Err(wrong(&format!("tags[{at}]"), other, "a string (or labels=… with names for numbers)")),
+            other => {
+                let fault = wrong(&format!("tags[{at}]"), other, "a string");
+                return Err(Fault::unreadable(format!("{} (labels=… names numbers)", fault.message)));
+            }
         };
         Ok(self.clean_tag(raw, options, place, findings))
     }
