@@ -60,7 +60,7 @@ def test_a_checkpoint_with_a_trainers_other_files_is_imported(binary, tmp_path, 
 
 @pytest.mark.parametrize(
     ("base", "warns"),
-    [("bert-base-cased", True), ("FacebookAI/roberta-base", True), ("sentence-transformers/all-MiniLM-L6-v2", False), ("/srv/models/bert-base-cased", False)],
+    [("bert-base-cased", True), ("FacebookAI/roberta-base", True), ("sentence-transformers/all-MiniLM-L6-v2", False), ("/srv/models/bert-base-cased", True), ("/srv/models/mine", False)],
 )
 def test_another_base_model_is_warned_of(binary, tmp_path, base, warns):
     done = imported(binary, tmp_path, packed([], {"base_model_name_or_path": base}))
