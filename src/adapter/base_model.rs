@@ -3,31 +3,31 @@
 
 use crate::adapter::LoraConfig;
 
-/// What names of models without an organisation begin with on the hub; other bare names are local folders.
-const MODEL_PREFIXES: [&str; 22] = [
-    "all-",
-    "albert-",
-    "bert-",
+/// What names of published models begin with. A folder of another name may hold anything.
+const FAMILIES: [&str; 19] = [
+    "albert",
+    "all",
+    "bert",
     "camembert",
-    "codebert",
     "deberta",
     "distilbert",
     "distilroberta",
-    "e5-",
-    "electra-",
-    "finbert",
-    "gte-",
+    "e5",
+    "electra",
+    "gte",
     "longformer",
     "minilm",
     "mobilebert",
     "modernbert",
     "mpnet",
-    "multilingual-",
-    "roberta-",
-    "scibert",
-    "xlm-",
-    "xlnet-",
+    "paraphrase",
+    "roberta",
+    "xlm",
+    "xlnet",
 ];
+
+/// A part of such a name tells a size: `bert-base-cased`, `all-MiniLM-L6-v2`; of `bert-finetuned` none does.
+const SIZES: [&str; 9] = ["base", "large", "medium", "mini", "small", "tiny", "xlarge", "xsmall", "xxlarge"];
 
 /// First folders of what training scripts write: `results/checkpoint-500` is no model on the hub.
 const LOCAL_FOLDERS: [&str; 12] = [
@@ -45,6 +45,9 @@ const LOCAL_FOLDERS: [&str; 12] = [
     "tmp",
 ];
 
+/// What the hub's cache calls the folder of a model: `models--org--model`.
+const CACHED: &str = "models--";
+
 /// A warning if `base_model_name_or_path` is certainly a model's name and none of `names`, which the backbone is called by.
 pub(crate) fn names_another(config: &LoraConfig, names: &[String]) -> Option<String> {
     let named = config.base_model_name_or_path.as_deref()?.trim();
@@ -61,20 +64,34 @@ pub(crate) fn names_another(config: &LoraConfig, names: &[String]) -> Option<Str
     ))
 }
 
-/// The model's own name, in lower case, if `name` is one on the hub: `org/model`, or a known kind of name without an organisation.
+/// The model's own name, in lower case, if `name` certainly is one: `org/model` on the hub, or anywhere else, alone or at a path's
+/// end, what published models are called.
 fn model_of(name: &str) -> Option<String> {
-    let name = name.trim().trim_end_matches('/').to_lowercase();
-    let name = name.strip_prefix("https://huggingface.co/").unwrap_or(&name);
-    let is_path = name.starts_with(['.', '/', '~', '$']) || name.contains(['\\', ':']);
-    let is_known = |model: &str| MODEL_PREFIXES.iter().any(|prefix| model.starts_with(prefix));
-    match name.split('/').collect::<Vec<_>>()[..] {
-        _ if is_path => None,
-        [model] => is_known(model).then(|| model.to_owned()),
-        [organisation, model] if !LOCAL_FOLDERS.contains(&organisation) && !model.starts_with("checkpoint-") => {
+    let name = name.trim().to_lowercase().replace('\\', "/");
+    let name = name.trim_end_matches('/');
+    let name = name.strip_prefix("https://huggingface.co/").unwrap_or(name);
+    let parts: Vec<&str> = name.split('/').collect();
+    if let Some(cached) = parts.iter().find_map(|part| part.strip_prefix(CACHED)) {
+        return cached.rsplit("--").next().map(str::to_owned);
+    }
+    let is_path = name.starts_with(['.', '/', '~', '$']) || name.contains(':');
+    match parts[..] {
+        [organisation, model]
+            if !is_path && !LOCAL_FOLDERS.contains(&organisation) && !model.starts_with("checkpoint-") =>
+        {
             Some(model.to_owned())
         }
-        _ => None,
+        [.., model] => is_published(model).then(|| model.to_owned()),
+        [] => None,
     }
+}
+
+fn is_published(model: &str) -> bool {
+    let mut parts = model.split(['-', '_']);
+    let is_of_family = parts.next().is_some_and(|first| FAMILIES.contains(&first));
+    let is_layers =
+        |part: &str| part.strip_prefix('l').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    is_of_family && parts.any(|part| SIZES.contains(&part) || is_layers(part))
 }
 
 fn shown(name: &str) -> String {
@@ -102,12 +119,18 @@ mod tests {
             (MINILM, Some("all-MiniLM-L6-v2"), false),
             (MINILM, Some("all-MiniLM-L6-v2/"), false),
             (MINILM, Some("nreimers/MiniLM-L6-H384-uncased"), false),
-            (MINILM, Some("/home/me/bert-base-cased"), false),
-            (MINILM, Some("./bert-base-cased"), false),
+            (MINILM, Some("/home/me/models/bert-base-uncased"), true),
+            (MINILM, Some("./bert-base-cased"), true),
+            (MINILM, Some("models/xlm-roberta-large/"), true),
+            (MINILM, Some("C:\\models\\bert-base-cased"), true),
+            (MINILM, Some("/root/.cache/huggingface/hub/models--bert-base-cased/snapshots/0a1"), true),
+            (MINILM, Some("/hub/models--sentence-transformers--all-MiniLM-L6-v2/snapshots/0a1"), false),
+            (MINILM, Some("/srv/all-MiniLM-L6-v2"), false),
+            (MINILM, Some("~/MiniLM-L6-H384-uncased"), false),
             (MINILM, Some("../models/bert"), false),
-            (MINILM, Some("~/bert-base-cased"), false),
-            (MINILM, Some("C:\\models\\bert-base-cased"), false),
-            (MINILM, Some("/root/.cache/huggingface/hub/models--bert-base-cased/snapshots/0a1"), false),
+            (MINILM, Some("/srv/bert-finetuned"), false),
+            (MINILM, Some("/srv/my-bert-base"), false),
+            (MINILM, Some("C:\\models\\mine"), false),
             (MINILM, Some("results/checkpoint-500"), false),
             (MINILM, Some("my-run/checkpoint-500"), false),
             (MINILM, Some("output"), false),
@@ -117,6 +140,8 @@ mod tests {
             (&["backbones/mine"], Some("bert-base-cased"), true),
             (&["./mine"], Some("bert-base-cased"), false),
             (&["/srv/mine"], Some("bert-base-cased"), false),
+            (&["/srv/bert-base-cased"], Some("google-bert/bert-base-cased"), false),
+            (&["/srv/bert-base-cased"], Some("bert-base-uncased"), true),
             (&["/srv/mine", "google-bert/bert-base-cased"], Some("bert-base-cased"), false),
             (&["/srv/mine", "google-bert/bert-base-cased"], Some("bert-base-uncased"), true),
             (&[], Some("bert-base-cased"), false),

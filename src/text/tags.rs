@@ -259,6 +259,75 @@ mod tests {
         check(Aggregation::Simple, "O O", "");
     }
 
+    /// Entities of tokens at places of a text, each with its tag: `B-PER@0..3`.
+    fn found_in(text: &str, tokens: &str, labels: &[&str], parameters: &NerParameters) -> String {
+        let labels = LabelSet::new(labels.iter().map(|&label| label.to_owned()).collect()).unwrap();
+        let mut encoding = Encoding::default();
+        let mut rows = Vec::new();
+        for (at, token) in tokens.split_whitespace().enumerate() {
+            let (tag, range) = token.split_once('@').unwrap();
+            let (start, end) = range.split_once("..").unwrap();
+            let chosen = labels.index_of(tag).unwrap();
+            // The later, the surer.
+            rows.extend((0..labels.len()).map(|label| if label == chosen { 0.5 + at as f32 / 100.0 } else { 0.0 }));
+            encoding.ids.push(0);
+            encoding.offsets.push(start.parse().unwrap()..end.parse().unwrap());
+            encoding.words.push(None);
+            encoding.is_subword.push(false);
+        }
+        let entities = entities(text, &encoding, &Matrix::new(labels.len(), rows), &labels, parameters);
+        let show = |entity: &Entity| format!("{}@{}..{}", entity.label, entity.range.start, entity.range.end);
+        entities.iter().map(show).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_is_not_seen_has_no_say_and_is_at_no_end() {
+        for (text, tokens, wanted) in [
+            // A token of white space alone is empty, one of a zero-width space is not.
+            ("Anna  Stone", "B-PER@0..4 O@5..5 I-PER@6..11", "PER@0..11"),
+            ("x  y", "O@0..1 B-PER@2..2 O@3..4", ""),
+            ("x\u{a0}Bob", "O@0..1 B-PER@1..3 I-PER@3..6", "PER@3..6"),
+            ("Bob\u{200b}", "B-PER@0..3 I-PER@3..6", "PER@0..3"),
+            ("Bob \u{200b} Stone", "B-PER@0..3 O@4..7 I-PER@8..13", "PER@0..13"),
+            ("\u{200b} x", "B-PER@0..3 O@4..5", ""),
+        ] {
+            for aggregation in [Aggregation::Simple, Aggregation::First, Aggregation::Average, Aggregation::Max] {
+                let parameters = NerParameters { aggregation, ..NerParameters::default() };
+                assert_eq!(found_in(text, tokens, &LABELS, &parameters), wanted, "{text:?} {aggregation:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_of_one_character_are_of_one_entity() {
+        let simple = NerParameters { aggregation: Aggregation::Simple, ..NerParameters::default() };
+        for (tokens, wanted) in [
+            ("B-PER@0..3 I-PER@0..3 I-PER@3..6", "PER@0..6"),
+            ("B-PER@0..3 O@0..3 I-PER@3..6", "PER@3..6"),
+            ("O@0..3 B-PER@0..3 I-PER@3..6", "PER@0..6"),
+            ("B-PER@0..3 B-LOC@0..3 B-LOC@3..6", "LOC@0..3 LOC@3..6"),
+            ("B-PER@0..3 B-PER@0..3 I-PER@3..6", "PER@0..6"),
+        ] {
+            assert_eq!(found_in("한국", tokens, &LABELS, &simple), wanted, "{tokens}");
+        }
+    }
+
+    #[test]
+    fn a_type_called_o_is_a_type() {
+        let labels = ["O", "B-O", "I-O", "B-A"];
+        let tokens = "B-O@0..1 I-O@2..3 O@4..5 B-A@6..7";
+        let ask = |aggregation, ignore: &[&str]| {
+            let ignore_labels = ignore.iter().map(|&label| label.to_owned()).collect();
+            let parameters = NerParameters { aggregation, ignore_labels, ..NerParameters::default() };
+            found_in("a b c d", tokens, &labels, &parameters)
+        };
+        for aggregation in [Aggregation::Simple, Aggregation::First] {
+            assert_eq!(ask(aggregation, &["O"]), "O@0..3 A@6..7", "{aggregation:?}");
+            assert_eq!(ask(aggregation, &[]), "O@0..3 O@4..5 A@6..7", "{aggregation:?}");
+        }
+        assert_eq!(ask(Aggregation::None, &["O"]), "B-O@0..1 I-O@2..3 B-A@6..7");
+    }
+
     #[test]
     fn an_end_and_a_single_close_their_entity() {
         check(Aggregation::Simple, "B-PER I-PER E-PER I-PER", "PER@0..3 PER@3..4");

@@ -1,7 +1,7 @@
 //! An adapter's answers for a whole split, on all threads, and their evaluation.
 
 use crate::adapter::AdapterBundle;
-use crate::domain::{Family, Matrix, ProblemType, Result};
+use crate::domain::{Error, Family, Matrix, ProblemType, Result};
 use crate::model::{Encoder, HeadKind, Mode, SegmentAdapters};
 use crate::text::{Tokenizer, merge, softmax_rows};
 use crate::training::collate::{Prepared, Sequences};
@@ -114,6 +114,7 @@ impl<'a> Held<'a> {
         workers: Workers,
         steer: Steer<'_>,
     ) -> Run<Self> {
+        refuse_own_embeddings(adapter)?;
         let sequences = Sequences::prepare(tokenizer, examples, adapter.card.max_length, workers, steer)?;
         let layers = adapter.lora.lowest_layer().unwrap_or(encoder.config().layers);
         let prefix = Prefix::compute(encoder, &sequences, layers, budget, workers, steer)?;
@@ -186,6 +187,16 @@ impl<'a> Held<'a> {
         })?;
         Ok(predicted.into_iter().flatten().collect())
     }
+}
+
+/// The layers below an adapter's lowest are computed once for all adapters, and so are embeddings.
+fn refuse_own_embeddings(adapter: &AdapterBundle) -> Result<()> {
+    if adapter.lora.projection().is_none() {
+        return Ok(());
+    }
+    Err(Error::unprocessable(
+        "an adapter that changes embeddings_project is served, but neither trained further nor evaluated here",
+    ))
 }
 
 pub(super) fn is_multi_label(adapter: &AdapterBundle) -> bool {

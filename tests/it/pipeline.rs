@@ -207,6 +207,76 @@ fn byte_level_tokens_leave_their_space_outside() {
 }
 
 #[test]
+fn a_word_is_one_word_whatever_is_unseen_in_it() {
+    for word in [
+        "An\u{200b}na",
+        "Kowal\u{ad}ska",
+        "Sie\u{200d}mens",
+        "Sie\u{200c}mens",
+        "Kra\u{feff}ków",
+        "An\u{2060}na",
+        "Jose\u{301}",
+        "Krako\u{301}w",
+        "Vie\u{323}\u{302}t",
+        "नमस्ते",
+        "क्‍षत्रिय",
+        "مَرْحَبًا",
+        "שָׁלוֹם",
+        "ភ្នំពេញ",
+        "한국어",
+        "👩\u{200d}👩\u{200d}👧",
+        "❤\u{fe0f}",
+    ] {
+        let line = format!("x {word} y");
+        for (name, tokenizer) in ARCHITECTURES.iter().zip(&*TOKENIZERS) {
+            let encoding = tokenizer.encode(&text(&line)).unwrap();
+            let inside =
+                |range: &std::ops::Range<usize>| !range.is_empty() && range.start >= 2 && range.end <= 2 + word.len();
+            let of_word = encoding.offsets.iter().zip(&encoding.is_subword).filter(|(range, _)| inside(range));
+            let continues: Vec<bool> = of_word.map(|(_, &continues)| continues).collect();
+            let begins = continues.iter().filter(|continues| !**continues).count();
+            assert!(begins <= 1 && continues.first() != Some(&true), "{name}: {word:?} {continues:?}");
+        }
+    }
+}
+
+#[test]
+fn no_entity_touches_white_space_or_another() {
+    let labels = LabelSet::new(["O", "B-A", "I-A", "B-B"].map(str::to_owned).to_vec()).unwrap();
+    let lines = [
+        "Yesterday Bob  Stone left",
+        " \u{a0} Bob\u{a0}Stone\u{2003}",
+        "Bob\n\nStone\t",
+        "\u{feff}Bob \u{200b} Stone\u{200e}",
+        "@anna Br쳝n's 한국",
+        "½ ﷺ ﬁ",
+    ];
+    for line in lines {
+        for (name, tokenizer) in ARCHITECTURES.iter().zip(&*TOKENIZERS) {
+            let encoding = tokenizer.encode(&text(line)).unwrap();
+            // Every assignment of tags by a few rules of place: a token of white space is tagged like any other.
+            for rule in 0..7_usize {
+                let row = |at: usize| (0..4).map(move |label| if label == (at * rule + rule) % 4 { 9.0 } else { 0.0 });
+                let rows: Vec<f32> = (0..encoding.ids.len()).flat_map(row).collect();
+                let scores = softmax_rows(Matrix::new(4, rows));
+                for aggregation in [Aggregation::Simple, Aggregation::First, Aggregation::Average, Aggregation::Max] {
+                    let parameters = NerParameters { aggregation, ..NerParameters::default() };
+                    let found = entities(line, &encoding, &scores, &labels, &parameters);
+                    for entity in &found {
+                        let word = &line[entity.range.clone()];
+                        assert_eq!(word, word.trim(), "{name} {aggregation:?} {line:?}");
+                        assert!(!word.is_empty(), "{name} {aggregation:?} {line:?}");
+                    }
+                    for pair in found.windows(2) {
+                        assert!(pair[0].range.end <= pair[1].range.start, "{name} {aggregation:?} {line:?}: {pair:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn pre_split_words_keep_their_numbers_and_read_as_their_text() {
     let input = words(&["Dr.", "", "O'Neill", " ", "👩‍👧", "3pm"]);
     for (name, tokenizer) in ARCHITECTURES.iter().zip(&*TOKENIZERS) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use trunkline::adapter::{AdapterFiles, read_archive, write_tar};
+use trunkline::adapter::{AdapterFiles, archive_of, read_archive, write_tar};
 
 use crate::support::TestServer;
 
@@ -60,6 +60,50 @@ async fn what_is_out_of_bounds_in_a_folder_is_refused_with_its_reason() {
         assert!(answer.body.len() < 64 << 10, "{key}: {} bytes of refusal", answer.body.len());
     }
     server.get("/v1/adapters/fresh").await.assert_problem(404, "adapter_not_found", "fresh");
+}
+
+/// The files of `topics` as PEFT would have left them, with a `config.json` beside.
+async fn fresh_from_peft(server: &TestServer, base_model: &str, model: &Value) -> Vec<u8> {
+    let archive = server.get("/v1/admin/adapters/topics/download").await.body;
+    let files = read_archive(&archive).unwrap().files;
+    let mut config: Value = serde_json::from_slice(&files.config).unwrap();
+    config["base_model_name_or_path"] = json!(base_model);
+    let (config, model) = (config.to_string(), model.to_string());
+    let parts = [
+        ("adapter_config.json", config.as_bytes()),
+        ("adapter_model.safetensors", &files.weights),
+        ("config.json", model.as_bytes()),
+        ("checkpoint-1/adapter_config.json", b"{}"),
+        ("optimizer.pt", b"x"),
+    ];
+    archive_of(parts).unwrap()
+}
+
+#[tokio::test]
+async fn what_lies_beside_an_adapter_counts_where_nothing_else_says_so() {
+    let server = TestServer::start().await;
+    let named = json!({
+        "id2label": {"0": "sport", "1": "money", "2": "art"}, "problem_type": "multi_label_classification",
+    });
+    let archive = fresh_from_peft(&server, "/home/me/model", &named).await;
+    let published = server.send("PUT", "/v1/admin/adapters/fresh", &[], archive.clone()).await.success();
+    assert_eq!(published["warnings"], json!([]));
+    assert_eq!(server.get("/v1/adapters/fresh").await.success()["labels"], json!(["sport", "money", "art"]));
+    let body = server.post("/v1/classify", json!({"inputs": "one", "adapter": "fresh"})).await.success();
+    let scores = body["results"][0]["labels"].as_array().unwrap().iter().map(|label| label["score"].as_f64().unwrap());
+    assert!((scores.sum::<f64>() - 1.0).abs() > 1e-3, "each label has a score of its own: {body}");
+    server.send("PUT", "/v1/admin/adapters/fresh?labels=a,b,c", &[], archive).await.success();
+    assert_eq!(server.get("/v1/adapters/fresh").await.success()["labels"], json!(["a", "b", "c"]));
+}
+
+#[tokio::test]
+async fn a_doubtful_upload_is_published_with_a_warning() {
+    let server = TestServer::start().await;
+    let archive = fresh_from_peft(&server, "bert-base-cased", &json!({"id2label": {"0": "one"}})).await;
+    let published = server.send("PUT", "/v1/admin/adapters/fresh", &[], archive).await.success();
+    let warnings: Vec<&str> = published["warnings"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+    assert!(warnings.iter().any(|warning| warning.contains("names 1 labels, but the head has 3 rows")), "{warnings:?}");
+    assert_eq!(server.get("/v1/adapters/fresh").await.success()["labels"], json!(["LABEL_0", "LABEL_1", "LABEL_2"]));
 }
 
 #[tokio::test]

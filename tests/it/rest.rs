@@ -136,6 +136,27 @@ async fn embed_gives_unit_vectors_unless_told_otherwise() {
 }
 
 #[tokio::test]
+async fn a_long_text_is_embedded_as_its_caller_wants() {
+    let server = TestServer::start().await;
+    let long = "the river ran past old walls ".repeat(60);
+    let asked = async |long_text: &str| {
+        let parameters = json!({"long_text": long_text});
+        server.post("/v1/embed", json!({"inputs": ["short", long], "parameters": parameters})).await
+    };
+    let cut = asked("truncate").await.success();
+    assert_eq!(cut["truncated"], json!([false, true]));
+    let default = server.post("/v1/embed", json!({"inputs": ["short", long]})).await.success();
+    assert_eq!((&default["embeddings"], &default["truncated"]), (&cut["embeddings"], &cut["truncated"]));
+    let whole = asked("window").await.success();
+    assert_eq!(whole["truncated"], json!([false, false]));
+    assert!(whole["usage"]["tokens"].as_u64() > cut["usage"]["tokens"].as_u64());
+    assert_eq!(whole["embeddings"][0], cut["embeddings"][0], "a short text is one window either way");
+    assert_ne!(whole["embeddings"][1], cut["embeddings"][1]);
+    asked("error").await.assert_problem(422, "unprocessable", "inputs[1]: the text has");
+    asked("middle").await.assert_problem(400, "invalid_request", "parameters.long_text: unknown variant `middle`");
+}
+
+#[tokio::test]
 async fn bad_input_is_answered_with_what_was_got_and_what_is_wanted() {
     let server = TestServer::with(|config| config.body_bytes_max = 64 << 10).await;
     let text = |s: &str| s.as_bytes().to_vec();

@@ -1,5 +1,6 @@
 //! Engine, scheduler and registry together, on the tiny BERT of the fixtures with adapters of random weights.
 
+mod agreement;
 mod backbones;
 mod engine;
 mod lifecycle;

@@ -41,6 +41,7 @@ fn a_sound_job_passes() {
         json!({"family": "ner", "data": {"train": "people:train"}, "gate": {"metric": "f1", "min": 0.5}}),
         json!({"hyperparameters": {"layers": [0, 5], "rank": 256, "max_length": 512, "dropout": 0, "early_stopping_patience": 0}}),
         json!({"gate": {"metric": "f1", "min": 1, "not_worse_than_active": true}}),
+        json!({"gate": {"metric": "f1", "min": 0.5, "confidence": 0.9, "on": "validation"}}),
     ] {
         assert_eq!(problems(changes.clone()), [""; 0], "{changes}");
     }
@@ -77,9 +78,14 @@ fn each_problem_names_its_field() {
         (numbers("layers", json!([1, 1])), "hyperparameters.layers: [1,1] does not fit"),
         (json!({"gate": {"metric": "precision"}}), "gate.metric: precision is no metric of classify"),
         (json!({"gate": {"metric": "f1", "min": 80}}), "gate.min: 80 is not 0 to 1"),
+        (json!({"gate": {"metric": "f1", "confidence": 90}}), "gate.confidence: 90 is not 0.5 to 0.999"),
+        (
+            json!({"data": {"train": "bank:train", "test": null}, "gate": {"metric": "f1", "on": "test"}}),
+            "gate.on: \"test\" is asked for, and data.test is missing",
+        ),
         (
             json!({"data": {"train": "bank:train"}, "gate": {"metric": "f1", "not_worse_than_active": true}}),
-            "gate.not_worse_than_active: both versions are measured on data.validation",
+            "gate.not_worse_than_active: both versions are measured on data.test or data.validation",
         ),
     ] {
         let found = problems(changes.clone());
