@@ -52,12 +52,13 @@ impl Data {
                 (training, validation, None)
             }
         };
-        let least = if folds.is_some() { FOLDS } else { 1 };
-        if training.len() < least || (validation.is_empty() && folds.is_none()) {
+        if folds.is_some() && training.len() < FOLDS {
+            let rows = training.len();
+            return Err(Error::unprocessable(format!("{rows} rows; at least {FOLDS} are wanted to cross-validate")));
+        }
+        if folds.is_none() && (training.is_empty() || validation.is_empty()) {
             let counts = format!("{} rows to train on and {} to validate on", training.len(), validation.len());
-            return Err(Error::unprocessable(format!(
-                "{counts}; at least one of each is wanted, or {FOLDS} to cross-validate"
-            )));
+            return Err(Error::unprocessable(format!("{counts}; at least one of each is wanted")));
         }
         let labels = labels?;
         let labels = match &setup.init {

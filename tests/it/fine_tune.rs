@@ -524,10 +524,12 @@ fn data_that_cannot_train_is_refused_with_the_reason() {
     let one_class = || Split { examples: classes(0..96).examples.into_iter().step_by(3).collect(), multi_label: false };
     check(&|setup| setup.train = one_class(), "the training data has 1 labels; at least two are wanted");
     check(&|setup| setup.train = sentences(0..3, 4), "row 1 is no classify example");
-    let none = "0 rows to train on and 48 to validate on; at least one of each is wanted, or 4 to cross-validate";
+    let none = "0 rows to train on and 48 to validate on; at least one of each is wanted";
     check(&|setup| setup.train = Split::default(), none);
     let none = "96 rows to train on and 0 to validate on; at least one of each is wanted";
     check(&|setup| setup.validation = Some(Split::default()), none);
+    let few = "3 rows; at least 4 are wanted to cross-validate";
+    check(&|setup| (setup.train, setup.validation) = (classes(0..3), None), few);
     let layer = "layers names layer 9; the backbone has 0 to 2";
     check(&|setup| setup.spec.hyperparameters.layers = LayerChoice::These(vec![9]), layer);
 }
