@@ -389,7 +389,8 @@ mod tests {
         let labels = LabelSet::new(vec!["A".to_owned(), "O".to_owned()]).unwrap();
         let scores = Matrix::new(2, vec![1.0, 0.0, 1.0, 0.0]);
         let mut encoding = Encoding { ids: vec![7; 3], offsets: vec![0..1, 1..2, 2..3], ..Encoding::default() };
-        let found = |encoding: &Encoding| entities("xyz", encoding, &scores, &labels, &NerParameters::default());
+        let simple = NerParameters { aggregation: Aggregation::Simple, ..NerParameters::default() };
+        let found = |encoding: &Encoding| entities("xyz", encoding, &scores, &labels, &simple);
         assert_eq!(found(&encoding)[0].range, 0..2);
         encoding.pair_at = Some(1);
         assert_eq!(found(&encoding)[0].range, 0..1);
