@@ -80,7 +80,7 @@ pub struct NerRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NerParameters {
-    /// none, simple (default), first, average or max.
+    /// none, simple, first (default), average or max.
     #[prost(string, optional, tag = "1")]
     pub aggregation_strategy: ::core::option::Option<::prost::alloc::string::String>,
     /// 0 to 1: entities scored lower are left out.
@@ -1027,7 +1027,7 @@ pub struct AliasTarget {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteAliasResponse {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PutDatasetRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -1040,18 +1040,28 @@ pub struct PutDatasetRequest {
     /// Any format of the contract, also gzip or zstd.
     #[prost(bytes = "vec", tag = "4")]
     pub data: ::prost::alloc::vec::Vec<u8>,
+    /// The field or column with the text; of a table also its place, from 1.
     #[prost(string, optional, tag = "5")]
     pub text_column: ::core::option::Option<::prost::alloc::string::String>,
+    /// The field or column with the label (ner: the spans or tags); of a table also its place, from 1.
     #[prost(string, optional, tag = "6")]
     pub label_column: ::core::option::Option<::prost::alloc::string::String>,
+    /// The columns of a CoNLL file, from 1: word:2,tag:3.
     #[prost(string, optional, tag = "7")]
     pub columns: ::core::option::Option<::prost::alloc::string::String>,
+    /// Names of the labels or tags that the file has as 0, 1, 2…
     #[prost(string, repeated, tag = "8")]
     pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether a row has any number of labels; else the file decides.
     #[prost(bool, optional, tag = "9")]
     pub multi_label: ::core::option::Option<bool>,
+    /// Labels to be called otherwise.
     #[prost(btree_map = "string, string", tag = "10")]
-    pub rename: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    pub rename: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// refuse or skip: what becomes of rows that cannot be read.
     #[prost(string, optional, tag = "11")]
     pub on_error: ::core::option::Option<::prost::alloc::string::String>,
 }
@@ -1104,11 +1114,14 @@ pub struct DoctorReport {
     pub errors: ::prost::alloc::vec::Vec<Finding>,
     #[prost(message, repeated, tag = "9")]
     pub warnings: ::prost::alloc::vec::Vec<Finding>,
+    /// Rows that could not be read and were left out.
     #[prost(uint64, tag = "10")]
     pub skipped: u64,
+    /// The first two rows as they were understood.
     #[prost(message, repeated, tag = "11")]
     pub preview: ::prost::alloc::vec::Vec<PreviewRow>,
 }
+/// tokens and tags, or text with label or labels, or a and b.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PreviewRow {
     #[prost(uint64, optional, tag = "1")]
@@ -1136,7 +1149,7 @@ pub struct PreviewRow {
     #[prost(float, optional, tag = "12")]
     pub score: ::core::option::Option<f32>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Finding {
     #[prost(string, tag = "1")]
     pub code: ::prost::alloc::string::String,
@@ -1147,15 +1160,18 @@ pub struct Finding {
     /// The first of them, from 1.
     #[prost(uint64, repeated, tag = "4")]
     pub lines: ::prost::alloc::vec::Vec<u64>,
+    /// Of the first: its line, its number among the rows, and the id that the file gives it.
     #[prost(uint64, optional, tag = "5")]
     pub line: ::core::option::Option<u64>,
     #[prost(uint64, optional, tag = "6")]
     pub row: ::core::option::Option<u64>,
     #[prost(string, optional, tag = "7")]
     pub task_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// The first of them, at most five.
     #[prost(message, repeated, tag = "8")]
     pub samples: ::prost::alloc::vec::Vec<Sample>,
 }
+/// A row that a finding is about.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Sample {
     #[prost(uint64, optional, tag = "1")]
@@ -1164,6 +1180,7 @@ pub struct Sample {
     pub row: ::core::option::Option<u64>,
     #[prost(string, optional, tag = "3")]
     pub task_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// What was found there.
     #[prost(string, tag = "4")]
     pub detail: ::prost::alloc::string::String,
 }
