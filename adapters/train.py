@@ -2,9 +2,9 @@
 """Trains the adapters of this folder through the server's own jobs.
 
     cargo build --release
-    adapters/train.py --data DATA_DIR [--only NAME] [--trunk backbones/minilm-mtpf]
+    adapters/train.py --data DATA_DIR [--only NAME]
 
-With --trunk, those of a pre-finetuned backbone, in its own store (TRUNK/adapters), each from its family's primary.
+Each starts from its family's primary, on the default backbone.
 DATA_DIR holds FAMILY/SET/{train,dev,test}.jsonl.gz and an index.json that names each set's licence. Only sets of the classes
 `open` and `share-alike` are used; source and licence go into the adapter's CARD.md with the figures of the job's report.
 """
@@ -30,8 +30,10 @@ RECIPES = [
     ("emotion", "classify", ["goemotions"], "the emotion of a comment (27, and neutral)"),
     ("sms-spam", "classify", ["sms_spam"], "spam or not, in short messages"),
 ]
-# All in the top two layers, so that one text through many of them shares the four below; the rest is `auto`.
+# The last two layers, which are the primaries' own: one text through many of these adapters shares the four below. The adapter that
+# answers when nobody names one is worth all layers.
 HYPERPARAMETERS = {"layers": "last:2"}
+OF_ITS_OWN = {"everyday-entities": {"layers": "all", "epochs": 4}}
 ALIASES = {"default-ner": "everyday-entities", "default-classify": "emotion"}
 LICENCES = {"open", "share-alike"}
 # One naming for the types that the joined sets share; types outside it are left out of the joined data.
@@ -72,13 +74,13 @@ def licences(data, family, sets):
     return found
 
 
-def job_of(name, family, wanted, trunk):
-    """A primary brings its layers and rank along."""
-    job = {"kind": "fine_tune", "adapter": name, "family": family, "data": wanted}
-    return {**job, "init_from": f"{family}-primary"} if trunk else {**job, "hyperparameters": HYPERPARAMETERS}
+def job_of(name, family, wanted):
+    """A primary brings its rank along."""
+    job = {"kind": "fine_tune", "adapter": name, "family": family, "data": wanted, "init_from": f"{family}-primary"}
+    return {**job, "hyperparameters": OF_ITS_OWN.get(name, HYPERPARAMETERS)}
 
 
-def train(server, data, name, family, sets, trunk):
+def train(server, data, name, family, sets):
     wanted = {}
     for split, part in (("train", "train"), ("dev", "validation"), ("test", "test")):
         rows = joined(data, family, sets, split)
@@ -87,7 +89,7 @@ def train(server, data, name, family, sets, trunk):
             server.call("PUT", f"/v1/admin/datasets/{name}?family={family}&split={split}", body)
             wanted[part] = f"{name}:{split}"
     began = time.monotonic()
-    job = server.call("POST", "/v1/admin/jobs", job_of(name, family, wanted, trunk))
+    job = server.call("POST", "/v1/admin/jobs", job_of(name, family, wanted))
     for event in server.events(job["id"]):
         if (event.get("data") or {}).get("validation"):
             print(f"{name}: step {event['data']['step']} validation {event['data']['validation']}", flush=True)
@@ -106,15 +108,14 @@ def figures(part):
     return f"accuracy {figures_['accuracy']:.3f}, macro F1 {figures_['macro_average']['f1']:.3f}"
 
 
-def card(folder, name, family, purpose, job, report, sources, trunk):
+def card(folder, name, family, purpose, job, report, sources):
     lines = [f"# {name}", "", f"{'NER' if family == 'ner' else 'Classification'}: {purpose}.", ""]
     lines += [f"- version {job['result']['version']}, `{job['result']['digest']}`"]
     lines += [f"- {part}: {figures(report[part])}, {report[part]['rows']} rows" for part in ("validation", "test") if report.get(part)]
     lines += ["", "## Data", ""]
     for source, entry in sources.items():
         lines.append(f"- {source}: {entry['licence']} ({entry['licence_class']}). {entry['citation']}")
-    how = f" --trunk {trunk}` from `{family}-primary`" if trunk else "` on the default backbone"
-    lines += ["", f"Trained by `adapters/train.py --only {name}{how}; hyper-parameters and seed are in `trunkline.json`.", ""]
+    lines += ["", f"Trained by `adapters/train.py --only {name}` from `{family}-primary`; hyper-parameters and seed are in `trunkline.json`.", ""]
     (folder / name / "CARD.md").write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -123,18 +124,14 @@ def main():
     parser.add_argument("--data", required=True, type=pathlib.Path)
     parser.add_argument("--binary", default=None)
     parser.add_argument("--only", default=None)
-    parser.add_argument("--trunk", default=None, type=pathlib.Path)
     arguments = parser.parse_args()
-    trunk = arguments.trunk
-    store = (trunk / "adapters").resolve() if trunk else HERE
-    flags = ["--backbone", trunk.resolve()] if trunk else []
     with tempfile.TemporaryDirectory(prefix="trunkline-train-") as state:
-        with serving(arguments.binary or default_binary(), *map(str, flags), adapters=store, state=pathlib.Path(state)) as server:
+        with serving(arguments.binary or default_binary(), adapters=HERE, state=pathlib.Path(state)) as server:
             for name, family, sets, purpose in RECIPES:
                 if arguments.only in (None, name):
                     sources = licences(arguments.data, family, sets)
-                    job, report = train(server, arguments.data, name, family, sets, trunk)
-                    card(store, name, family, purpose, job, report, sources, trunk)
+                    job, report = train(server, arguments.data, name, family, sets)
+                    card(HERE, name, family, purpose, job, report, sources)
             known = {adapter["name"] for adapter in server.call("GET", "/v1/adapters")["data"]}
             for alias, target in ALIASES.items():
                 if target in known:
