@@ -35,6 +35,31 @@ RECIPES = [
 HYPERPARAMETERS = {"layers": "last:2"}
 OF_ITS_OWN = {"everyday-entities": {"layers": "all", "epochs": 4}}
 ALIASES = {"default-ner": "everyday-entities", "default-classify": "emotion"}
+# What people type, and the entities they would expect; none of it is in the data, and nothing was chosen by it.
+SENTENCES = {
+    "everyday-entities": [
+        ("Satya Nadella spoke at Microsoft in Redmond", "PER Satya Nadella, ORG Microsoft, LOC Redmond"),
+        ("Lufthansa cancelled my flight from Berlin to New York", "ORG Lufthansa, LOC Berlin, LOC New York"),
+        ("Apple opened a new store in Munich yesterday", "ORG Apple, LOC Munich"),
+        ("can you call mum and tell her i am late", ""),
+        ("Meet Anna Kowalska from Siemens in Kraków on Friday", "PER Anna Kowalska, ORG Siemens, LOC Kraków"),
+        ("did you see what elon musk said about tesla again", "PER elon musk, ORG tesla"),
+        ("Dear Mr Okafor, your parcel from Amazon is at the post office", "PER Okafor, ORG Amazon"),
+        ("We are moving from Leeds to Manchester next month", "LOC Leeds, LOC Manchester"),
+        ("Taylor Swift plays Wembley Stadium in London tonight", "PER Taylor Swift, LOC Wembley Stadium, LOC London"),
+        ("my card was declined at Tesco twice", "ORG Tesco"),
+        ("The United Nations called for a ceasefire in Sudan", "ORG United Nations, LOC Sudan"),
+        ("lunch with Priya and Tom at noon?", "PER Priya, PER Tom"),
+        ("Where can I park near Heathrow?", "LOC Heathrow"),
+        ("Real Madrid beat Bayern Munich 2-1", "ORG Real Madrid, ORG Bayern Munich"),
+        ("Please forward the invoice to Dr. Ingrid Larsen", "PER Ingrid Larsen"),
+        ("the wifi on the third floor is broken again", ""),
+        ("Angela Merkel grew up in East Germany", "PER Angela Merkel, LOC East Germany"),
+        ("IBM and Red Hat announced a partnership with the University of Toronto", "ORG IBM, ORG Red Hat, ORG University of Toronto"),
+        ("thanks @sarah, see you in paris!", "PER sarah, LOC paris"),
+        ("Toyota recalls 200,000 cars in Japan and the United States", "ORG Toyota, LOC Japan, LOC United States"),
+    ],
+}
 LICENCES = {"open", "share-alike"}
 # One naming for the types that the joined sets share; types outside it are left out of the joined data.
 SHARED_TYPES = {"PER": "PER", "PERSON": "PER", "person": "PER", "LOC": "LOC", "location": "LOC", "ORG": "ORG", "organization": "ORG", "MISC": None, "TIME": None, "NUM": None}
@@ -108,10 +133,28 @@ def figures(part):
     return f"accuracy {figures_['accuracy']:.3f}, macro F1 {figures_['macro_average']['f1']:.3f}"
 
 
-def card(folder, name, family, purpose, job, report, sources):
+def sentences(server, name):
+    """A table of what the adapter finds in its sentences."""
+    asked = SENTENCES.get(name, [])
+    if not asked:
+        return []
+    inputs = [text for text, _ in asked]
+    results = server.call("POST", "/v1/ner", {"inputs": inputs, "adapter": name})["results"]
+    found = [", ".join(f"{entity['entity_group']} {entity['word']}" for entity in result["entities"]) for result in results]
+    right = sum(one == wanted for one, (_, wanted) in zip(found, asked))
+    lines = ["", "## Sentences of the kinds people type", "", f"{right} of {len(asked)} as expected.", "", "| text | found | expected, where it differs |", "| --- | --- | --- |"]
+    return lines + [f"| {text} | {one or '–'} | {'' if one == wanted else wanted or '–'} |" for one, (text, wanted) in zip(found, asked)]
+
+
+def card(folder, name, family, purpose, job, report, sources, spoken):
     lines = [f"# {name}", "", f"{'NER' if family == 'ner' else 'Classification'}: {purpose}.", ""]
     lines += [f"- version {job['result']['version']}, `{job['result']['digest']}`"]
     lines += [f"- {part}: {figures(report[part])}, {report[part]['rows']} rows" for part in ("validation", "test") if report.get(part)]
+    calibration = report.get("calibration")
+    if calibration:
+        lines.append(f"- calibrated on the validation rows: expected calibration error {calibration['ece_before']:.3f} before, {calibration['ece_after']:.3f} after")
+    lines += [f"- warning: {warning}" for warning in report.get("warnings") or []]
+    lines += spoken
     lines += ["", "## Data", ""]
     for source, entry in sources.items():
         lines.append(f"- {source}: {entry['licence']} ({entry['licence_class']}). {entry['citation']}")
@@ -131,7 +174,7 @@ def main():
                 if arguments.only in (None, name):
                     sources = licences(arguments.data, family, sets)
                     job, report = train(server, arguments.data, name, family, sets)
-                    card(HERE, name, family, purpose, job, report, sources)
+                    card(HERE, name, family, purpose, job, report, sources, sentences(server, name))
             known = {adapter["name"] for adapter in server.call("GET", "/v1/adapters")["data"]}
             for alias, target in ALIASES.items():
                 if target in known:
