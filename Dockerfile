@@ -12,15 +12,17 @@ RUN cargo build --release --locked
 # The default backbone, fetched and verified once, so that a container starts without a network.
 FROM python:3.12-slim-bookworm AS backbone
 COPY --from=build /src/target/release/trunkline /usr/local/bin/trunkline
-RUN trunkline backbone fetch --cache-dir /backbones
+WORKDIR /work
+COPY backbones/minilm-mtpf backbones/minilm-mtpf
+RUN trunkline backbone fetch --cache-dir /cache
 
 FROM debian:bookworm-slim
 RUN useradd --system --uid 10001 --home-dir /var/lib/trunkline --create-home trunkline
 COPY --from=build /src/target/release/trunkline /usr/local/bin/trunkline
-COPY --from=backbone --chown=trunkline /backbones /var/lib/trunkline/backbones
+COPY --from=backbone --chown=trunkline /cache /var/lib/trunkline/cache
 COPY --chown=trunkline adapters /var/lib/trunkline/adapters
-# Served instead by `serve --backbone minilm-mtpf --adapters-dir minilm-mtpf/adapters`: a difference to the default backbone.
-COPY --chown=trunkline backbones/minilm-mtpf /var/lib/trunkline/minilm-mtpf
+# What the default backbone is restored from, if the cache is another.
+COPY --chown=trunkline backbones/minilm-mtpf /var/lib/trunkline/backbones/minilm-mtpf
 COPY proto /usr/share/trunkline/proto
 COPY openapi /usr/share/trunkline/openapi
 USER trunkline
@@ -29,7 +31,7 @@ WORKDIR /var/lib/trunkline
 # TRUNKLINE_ADMIN_KEY (or TRUNKLINE_ADMIN_LISTEN=127.0.0.1:8081, which leaves admin to `docker exec`), and TRUNKLINE_INFER_KEY (or
 # TRUNKLINE_ALLOW_ANONYMOUS=true). With its key admin is on the same port; without either the container ends with exit code 2 and says so.
 ENV TRUNKLINE_LISTEN=0.0.0.0:8080 \
-    TRUNKLINE_CACHE_DIR=/var/lib/trunkline/backbones \
+    TRUNKLINE_CACHE_DIR=/var/lib/trunkline/cache \
     TRUNKLINE_ADAPTERS_DIR=/var/lib/trunkline/adapters \
     TRUNKLINE_STATE_DIR=/var/lib/trunkline/state \
     TRUNKLINE_LOG_FORMAT=json

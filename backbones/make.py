@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes `backbones/minilm-mtpf` from what a study left: the backbone as a difference, and its two primaries in a store of their own.
+"""Makes `backbones/minilm-mtpf` from what a study left: the backbone as a difference, and its two primaries in ../adapters.
 
     cargo build --release
     target/release/trunkline study run studies/main.toml --data DATA_DIR --out OUT --precision bf16
     backbones/make.py --data DATA_DIR --study OUT
-    adapters/train.py --data DATA_DIR --trunk backbones/minilm-mtpf
+    adapters/train.py --data DATA_DIR
 
 Pre-finetuning is deterministic on one kind of machine with as many threads: there the study's arm `task_primary` has these bytes again.
 """
@@ -20,6 +20,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "acceptance"))
 from server import default_binary  # noqa: E402
 
+ADAPTERS = HERE.parent / "adapters"
 NAME = "minilm-mtpf"
 ARM = "task_primary"
 LICENCES = {"open", "share-alike"}
@@ -60,8 +61,8 @@ def main():
     print(run(binary, "backbone", "pack", "--backbone", arm / "backbone", "--out", target), end="")
     described = json.loads((target / "difference.json").read_text())
     for name, purpose in PURPOSES.items():
-        run(binary, "adapters", "import", name, arm / name, "--backbone", target, "--adapters-dir", target / "adapters")
-        (target / "adapters" / name / "CARD.md").write_text(f"# {name}\n\n{purpose}\nMade with the backbone; see its README.\n")
+        run(binary, "adapters", "import", name, arm / name, "--backbone", target, "--adapters-dir", ADAPTERS)
+        (ADAPTERS / name / "CARD.md").write_text(f"# {name}\n\n{purpose}\nMade with the backbone; see its README.\n")
     card = (HERE / "CARD.template.md").read_text()
     card = card.replace("{fingerprint}", described["fingerprint"]).replace("{parent_fingerprint}", described["parent_fingerprint"])
     (target / "README.md").write_text(card.replace("{pool}", "\n".join(lines)), encoding="utf-8")

@@ -21,7 +21,8 @@ use crate::text::Tokenizer;
 /// Which network, where.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ModelArgs {
-    /// Backbone: "default", a name on the hub, or a folder in Hugging Face layout [default: "default"; of serve: the one activated last]
+    /// Backbone: "default" (minilm-mtpf of backbones/), a name on the hub, as sentence-transformers/all-MiniLM-L6-v2, or a folder in
+    /// Hugging Face layout [default: "default"; of serve: the one activated last]
     #[arg(long, value_name = "NAME|DIR")]
     pub(super) backbone: Option<String>,
     /// Where backbones are kept [default: the user's cache folder]
@@ -54,6 +55,9 @@ pub(super) struct StoreArgs {
 
 /// What a command without `--backbone` computes with.
 pub(super) const DEFAULT_BACKBONE: &str = "default";
+
+/// Where it is kept, from the folder that a command runs in: the repository, or the image's work folder.
+const BUNDLED_BACKBONE: &str = "backbones/minilm-mtpf";
 
 /// The network and its tokenizer.
 pub(super) struct Model {
@@ -88,7 +92,7 @@ impl ModelArgs {
     pub(super) fn cache(&self) -> BackboneCache {
         let root = self.cache_dir.clone().map_or_else(|| BackboneCache::default_root(environment), Ok);
         let cache = root.map_or_else(BackboneCache::without_root, BackboneCache::new);
-        cache.with_sources(Sources::from_env(environment))
+        cache.with_sources(Sources::from_env(environment)).with_bundled(PathBuf::from(BUNDLED_BACKBONE))
     }
 
     /// The backbone asked for, else the default one.

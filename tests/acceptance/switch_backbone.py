@@ -2,11 +2,11 @@
 """Clients send mixed traffic while a second backbone and the adapters made for it are published, activated and rolled back in a loop.
 
 The second backbone is a copy of the default one whose layers' weights are moved a little, and the adapters on both are those of the
-tests; with `--trunk` it is a pre-finetuned one with the adapters that come with it, and the first has this repository's of the same
-names. No request may fail; every answer must name a version and a backbone that could be meant while it was asked, and equal what
+tests; with `--plain` it is the one that the default one was made from, with the adapters of the tests under the names of this
+repository's, which are on the first. No request may fail; every answer must name a version and a backbone that could be meant while it was asked, and equal what
 exactly that pair answers alone (1e-4).
 
-    tests/acceptance/switch_backbone.py [--seconds 60] [--clients 6] [--trunk backbones/minilm-mtpf]
+    tests/acceptance/switch_backbone.py [--seconds 60] [--clients 6] [--plain]
 """
 
 import argparse
@@ -25,7 +25,8 @@ from server import ROOT, Failure, active_version, archive, default_binary, resto
 from wrong_adapter_never import FIXTURES, TEXTS, same, scores, upload
 
 SECOND = "second"
-# What the repository has for the default backbone and a trunk brings for itself: name and family.
+PLAIN = "sentence-transformers/all-MiniLM-L6-v2"
+# What the repository has for the default backbone: name and family.
 SHIPPED = {"everyday-entities": "ner", "assistant-slots": "ner", "bank-intents": "classify", "emotion": "classify"}
 FAULTS_MAX = 20
 # Room for what all clients ask at once: here a refusal is a fault.
@@ -86,12 +87,14 @@ def of_the_tests():
     return families, [put, put]
 
 
-def shipped_with(trunk):
-    """The repository's adapters on the default backbone, the trunk's on the trunk."""
-    def put_from(store):
-        return lambda server, name: server.call("PUT", f"/v1/admin/adapters/{name}?activate=true", archive(active_version(store / name)))
+def shipped_and_of_the_tests():
+    """The repository's adapters on the default backbone; on the plain one the tests' of the same families, under the same names."""
+    def shipped(server, name):
+        return server.call("PUT", f"/v1/admin/adapters/{name}?activate=true", archive(active_version(ROOT / "adapters" / name)))
 
-    return SHIPPED, [put_from(ROOT / "adapters"), put_from(trunk / "adapters")]
+    left = {"ner": sorted(FIXTURES.glob("ner-*")), "classify": sorted(FIXTURES.glob("cls-*"))}
+    folders = {name: left[family].pop(0) for name, family in SHIPPED.items()}
+    return SHIPPED, [shipped, lambda server, name: upload(server, name, folders[name], 1.0)]
 
 
 class World:
@@ -246,18 +249,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, default=6)
-    parser.add_argument("--trunk", type=pathlib.Path, default=None)
+    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--binary", default=None)
     arguments = parser.parse_args()
     binary = arguments.binary or default_binary()
     with tempfile.TemporaryDirectory(prefix="trunkline-") as state:
         second = pathlib.Path(state) / "backbones" / SECOND
-        if arguments.trunk:
-            shutil.copytree(restored(binary, "--backbone", str(arguments.trunk)), second)
+        if arguments.plain:
+            shutil.copytree(restored(binary, "--backbone", PLAIN), second)
         else:
             write_moved(restored(binary), second)
         with serving(binary, f"--max-queue-tokens={QUEUE_TOKENS}", state=pathlib.Path(state)) as server:
-            world = World(server, *(shipped_with(arguments.trunk) if arguments.trunk else of_the_tests()))
+            world = World(server, *(shipped_and_of_the_tests() if arguments.plain else of_the_tests()))
             before = memory(server)
             first, rounds = prepare(world), [0]
             end = time.monotonic() + arguments.seconds

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use trunkline::backbone::{BackboneCache, BackboneInfo, Hub, KnownBackbone, Package, Sources, pack};
 use trunkline::domain::{Digest, Error, ErrorKind};
 
-use crate::support::default_backbone;
+use crate::support::plain_backbone;
 
 const FILES: [(&str, &str); 3] =
     [("config.json", "{}"), ("model.safetensors", "weights"), ("tokenizer.json", "{\"model\":{}}")];
@@ -315,8 +315,8 @@ fn a_folder_is_used_in_place_and_its_fingerprint_follows_each_file() {
 }
 
 #[test]
-fn the_default_backbone_can_be_had_on_this_machine() {
-    let weights = fs::read(default_backbone().join("model.safetensors")).unwrap();
+fn the_plain_backbone_can_be_had_on_this_machine() {
+    let weights = fs::read(plain_backbone().join("model.safetensors")).unwrap();
     let digest = Digest::from_sha256(&Sha256::digest(&weights).into());
     assert_eq!(digest.as_str(), "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db");
 }

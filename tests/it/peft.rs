@@ -10,13 +10,13 @@ use trunkline::adapter::{AdapterBundle, AdapterFiles, read_archive, write_tar};
 use trunkline::domain::{Digest, Family};
 use trunkline::model::{Encoder, Head, HeadKind, Mode, Packed, SegmentAdapters};
 
-use crate::support::default_backbone;
+use crate::support::plain_backbone;
 
 const TOLERANCE: f32 = 1e-4;
 const ADAPTERS: [&str; 4] = ["ner-r8-qv", "ner-r16-all-last2", "cls-r8-qv", "cls-r4-rslora"];
 
 static ENCODER: LazyLock<Encoder> =
-    LazyLock::new(|| Encoder::load(default_backbone(), &Device::Cpu).expect("the default backbone loads"));
+    LazyLock::new(|| Encoder::load(plain_backbone(), &Device::Cpu).expect("the default backbone loads"));
 
 #[derive(Deserialize)]
 struct Golden {

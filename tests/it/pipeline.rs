@@ -12,7 +12,7 @@ use trunkline::domain::{
 };
 use trunkline::text::{Cut, Encoding, Tokenizer, entities, fit, softmax_rows};
 
-use crate::support::default_backbone;
+use crate::support::plain_backbone;
 
 const ARCHITECTURES: [&str; 5] = ["bert", "electra", "distilbert", "roberta", "modernbert"];
 
@@ -76,8 +76,8 @@ fn rows(folder: &str) -> (Value, Vec<Row>) {
 }
 
 #[test]
-fn the_default_backbone_reads_the_same_tokens_and_offsets_as_the_reference() {
-    let tokenizer = Tokenizer::load(default_backbone()).unwrap();
+fn the_plain_backbone_reads_the_same_tokens_and_offsets_as_the_reference() {
+    let tokenizer = Tokenizer::load(plain_backbone()).unwrap();
     for folder in ["ner-r8-qv", "ner-r16-all-last2", "cls-r8-qv", "cls-r4-rslora"] {
         for row in rows(folder).1 {
             assert_eq!(
@@ -139,7 +139,7 @@ fn all_five_strategies_find_what_the_pipeline_finds() {
         ("average", Aggregation::Average),
         ("max", Aggregation::Max),
     ];
-    let tokenizer = Tokenizer::load(default_backbone()).unwrap();
+    let tokenizer = Tokenizer::load(plain_backbone()).unwrap();
     for folder in ["ner-r8-qv", "ner-r16-all-last2"] {
         let (expected, rows) = rows(folder);
         let names = expected["labels"].as_array().unwrap().iter().map(|label| label.as_str().unwrap().to_owned());
@@ -177,7 +177,7 @@ fn slices<'a>(text: &'a str, encoding: &Encoding) -> Vec<&'a str> {
 
 #[test]
 fn offsets_point_into_the_callers_own_text() {
-    let tokenizer = Tokenizer::load(default_backbone()).unwrap();
+    let tokenizer = Tokenizer::load(plain_backbone()).unwrap();
     let cases: [(&str, &[&str]); 6] = [
         ("Cafe\u{301} NAÏVE", &["Cafe\u{301}", "NAÏVE"]),
         ("I ❤️ Jose\u{301}.", &["I", "❤️", "Jose\u{301}", "."]),

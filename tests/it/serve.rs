@@ -18,7 +18,7 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(folder: &Path) -> Self {
-        crate::support::default_backbone();
+        crate::support::plain_backbone();
         Self::start_with(folder, &[])
     }
 
@@ -112,7 +112,7 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
 }
 
 pub(crate) fn import(folder: &Path, name: &str, fixture: &str, labels: &str) {
-    crate::support::default_backbone();
+    crate::support::plain_backbone();
     let adapters = folder.join("adapters");
     let source = format!("tests/fixtures/peft/{fixture}");
     let output =
@@ -225,7 +225,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_wanted() {
 
 #[test]
 fn an_address_that_others_reach_wants_an_admin_key() {
-    crate::support::default_backbone();
+    crate::support::plain_backbone();
     let folder = tempfile::tempdir().unwrap();
     let adapters = folder.path().join("adapters");
     let state = folder.path().join("state");

@@ -10,10 +10,9 @@ use crate::support::backbone;
 
 #[test]
 fn every_shipped_adapter_loads_on_the_backbone_it_was_made_for() {
-    for (name, folder, least) in
-        [("default", "adapters", 6), ("backbones/minilm-mtpf", "backbones/minilm-mtpf/adapters", 8)]
     {
-        let found = backbone(name);
+        let (folder, least) = ("adapters", 8);
+        let found = backbone("default");
         let encoder = Encoder::load(&found.folder, &Device::Cpu).unwrap();
         let store = AdapterStore::open(Path::new(folder)).unwrap();
         let (adapters, damaged) = store.list().unwrap();

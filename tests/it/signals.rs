@@ -120,7 +120,7 @@ fn as_first_process() -> Option<Vec<&'static str>> {
 
 #[test]
 fn at_any_moment_of_the_start_a_signal_ends_it() {
-    let backbone = crate::support::default_backbone();
+    let backbone = crate::support::plain_backbone();
     let moments = [0, 1, 3, 10, 30, 100, 300, 1000].map(Duration::from_millis);
     let signals = [TERMINATE, HANG_UP, INTERRUPT];
     for around in [Some(Vec::new()), as_first_process()].into_iter().flatten() {

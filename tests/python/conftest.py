@@ -13,6 +13,8 @@ sys.path.insert(0, str(ROOT / "tests" / "acceptance"))
 from server import Server  # noqa: E402
 
 FIXTURES = ROOT / "tests" / "fixtures" / "peft"
+#: The backbone that their golden numbers are of.
+PLAIN = ["--backbone", "sentence-transformers/all-MiniLM-L6-v2"]
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +36,9 @@ def golden():
 def server(binary, golden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     for name, expected in golden.items():
-        command = [binary, "adapters", "import", name, FIXTURES / name, "--adapters-dir", folder / "adapters", "--labels", ",".join(expected["labels"])]
+        command = [binary, "adapters", "import", name, FIXTURES / name, *PLAIN, "--adapters-dir", folder / "adapters", "--labels", ",".join(expected["labels"])]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    server = Server(binary, folder / "state", folder / "adapters", "--threads", "2", "--precision", "f32", log=folder / "log").start()
+    server = Server(binary, folder / "state", folder / "adapters", *PLAIN, "--threads", "2", "--precision", "f32", log=folder / "log").start()
     yield server
     assert server.stop() == 0, "SIGTERM drains and ends with exit code 0"
     assert "panicked" not in (folder / "log").read_text()

@@ -15,7 +15,7 @@ use trunkline::model::Encoder;
 use trunkline::model::kernels::packed::Kernel;
 
 use super::world::{Kind, base_of, fingerprint, folder};
-use crate::support::{default_backbone, env};
+use crate::support::{plain_backbone, env};
 
 /// Mixes in CI, of the tiny encoder and of the default backbone.
 const TINY_MIXES: usize = 200;
@@ -161,9 +161,9 @@ async fn a_text_is_answered_alone_as_in_any_of_many_random_batches() {
 
 /// The sizes that are served: more than one tile, chunk and strip.
 #[tokio::test]
-async fn so_it_is_on_the_default_backbone() {
+async fn so_it_is_on_the_plain_backbone() {
     for kernel in [Kernel::best(true), Kernel::best(false)] {
-        let encoder = Encoder::load_for(default_backbone(), &Device::Cpu, kernel).unwrap();
+        let encoder = Encoder::load_for(plain_backbone(), &Device::Cpu, kernel).unwrap();
         let worst = Bench::new(encoder, 0.05).check(mixes(REAL_MIXES)).await;
         println!("{}: greatest difference of a score {worst:e}", kernel.name());
     }
