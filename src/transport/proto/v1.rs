@@ -80,7 +80,7 @@ pub struct NerRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NerParameters {
-    /// none, simple (default), first, average or max.
+    /// none, simple, first (default), average or max.
     #[prost(string, optional, tag = "1")]
     pub aggregation_strategy: ::core::option::Option<::prost::alloc::string::String>,
     /// 0 to 1: entities scored lower are left out.
