@@ -388,9 +388,9 @@ mod tests {
     fn tokens_past_the_scores_and_of_a_second_text_are_left_out() {
         let labels = LabelSet::new(vec!["A".to_owned(), "O".to_owned()]).unwrap();
         let scores = Matrix::new(2, vec![1.0, 0.0, 1.0, 0.0]);
-        let mut encoding = Encoding { ids: vec![7; 3], offsets: vec![0..1, 1..2, 2..3], ..Encoding::default() };
-        let simple = NerParameters { aggregation: Aggregation::Simple, ..NerParameters::default() };
-        let found = |encoding: &Encoding| entities("xyz", encoding, &scores, &labels, &simple);
+        let (offsets, is_subword) = (vec![0..1, 1..2, 2..3], vec![false; 3]);
+        let mut encoding = Encoding { ids: vec![7; 3], offsets, is_subword, ..Encoding::default() };
+        let found = |encoding: &Encoding| entities("xyz", encoding, &scores, &labels, &NerParameters::default());
         assert_eq!(found(&encoding)[0].range, 0..2);
         encoding.pair_at = Some(1);
         assert_eq!(found(&encoding)[0].range, 0..1);

@@ -134,7 +134,7 @@ const ARCHITECTURES: [(&str, Family, &str, &[&str]); 7] = [
 ];
 
 fn outputs(module: &str) -> usize {
-    if module.ends_with("classifier") || module.ends_with("out_proj") { LABELS.len() } else { HIDDEN }
+    if module == "classifier" || module.ends_with("out_proj") { LABELS.len() } else { HIDDEN }
 }
 
 /// The file's part for one linear; ModernBERT's have no bias, and a norm instead.
@@ -168,11 +168,11 @@ async fn an_update_of_any_linear_of_a_head_answers_as_the_whole_weight() {
                 let name = if part == "norm" { "head.norm.weight".to_owned() } else { format!("{updated}.{part}") };
                 merged.0.extend(encoder.head_tensor(&name).map(|tensor| (name, tensor)));
             }
-            let last = query.rsplit('.').next().unwrap();
             let short = updated.trim_start_matches("bert.");
-            let merged = merged.adapter(&json!([last]), &["classifier", "pre_classifier", "head", "pooler"], family);
+            let saved = ["classifier", short.split('.').next().unwrap()];
+            let merged = merged.adapter(&json!([query]), &saved, family);
             let wanted = logits(&encoder, &merged).await;
-            let files = update.adapter(&json!([last, short]), &[], family);
+            let files = update.adapter(&json!([query, short]), &[], family);
             assert_close(&logits(&encoder, &files).await, &wanted, &what);
             // What we write of it reads the same.
             let bundle = AdapterBundle::read(&files, &encoder, &fingerprint()).unwrap();
@@ -190,13 +190,13 @@ async fn an_update_inside_a_saved_head_adds_to_the_saved_weight() {
     let rest = whole(whole(rest, "roberta", "classifier.out_proj"), "roberta", "classifier.dense");
     let dense = rest.0["classifier.dense.weight"].clone();
     let merged = rest.clone().update("classifier.dense", (HIDDEN, HIDDEN)).merged("classifier.dense", &dense);
-    let wanted = logits(&encoder, &merged.adapter(&json!(["query"]), &["classifier"], Family::Classify)).await;
+    let wanted = logits(&encoder, &merged.adapter(&json!([query]), &["classifier"], Family::Classify)).await;
     // As PEFT names it: the copy is wrapped, and what was there before it is kept beside it.
     let mut wrapped = rest.update("classifier.dense", (HIDDEN, HIDDEN));
     let base = wrapped.0.remove("classifier.dense.weight").unwrap();
     wrapped.0.insert("classifier.dense.base_layer.weight".to_owned(), base);
     let wrapped = wrapped.draw("classifier.original_module.dense.base_layer.weight", &[HIDDEN, HIDDEN]);
-    let files = wrapped.adapter(&json!(["query", "classifier.dense"]), &["classifier"], Family::Classify);
+    let files = wrapped.adapter(&json!([query, "classifier.dense"]), &["classifier"], Family::Classify);
     assert_close(&logits(&encoder, &files).await, &wanted, "classifier.dense");
 }
 
@@ -207,9 +207,9 @@ async fn what_a_backbones_file_has_before_the_classifier_an_adapter_may_leave_ou
     let kept = whole(kept, "distilbert", "classifier");
     let pre = whole(Tensors::default(), "distilbert", "pre_classifier");
     let (_folder, encoder) = backbone("distilbert", &pre);
-    let without = kept.adapter(&json!(["q_lin"]), &["classifier", "score"], Family::Classify);
+    let without = kept.adapter(&json!([query]), &["classifier", "score"], Family::Classify);
     let both = whole(kept, "distilbert", "pre_classifier");
-    let both = both.adapter(&json!(["q_lin"]), &["classifier", "pre_classifier"], Family::Classify);
+    let both = both.adapter(&json!([query]), &["classifier", "pre_classifier"], Family::Classify);
     assert_close(&logits(&encoder, &without).await, &logits(&encoder, &both).await, "pre_classifier");
     // Of a file that has none it is missing, by name.
     let (_folder, bare) = backbone("distilbert", &Tensors::default());
@@ -226,13 +226,13 @@ async fn an_update_of_electras_projection_answers_as_the_whole_weight() {
     let query = "electra.encoder.layer.1.attention.self.query";
     let rest = head.update(query, (HIDDEN, HIDDEN));
     let update = rest.clone().update(projection, (outputs, inputs));
-    let files = update.adapter(&json!(["query", "embeddings_project"]), &["classifier"], Family::Classify);
+    let files = update.adapter(&json!([query, "embeddings_project"]), &["classifier"], Family::Classify);
     let from = Path::new("tests/fixtures/architectures/electra/model.safetensors");
     let own = candle_core::safetensors::load(from, &Device::Cpu).unwrap()["embeddings_project.weight"].clone();
     let merged = update.merged(projection, &own).0.remove(&format!("{projection}.weight")).unwrap();
     let changed = Tensors([("embeddings_project.weight".to_owned(), merged)].into());
     let (_folder, changed) = backbone("electra", &changed);
-    let plain = rest.adapter(&json!(["query"]), &["classifier"], Family::Classify);
+    let plain = rest.adapter(&json!([query]), &["classifier"], Family::Classify);
     let wanted = logits(&changed, &plain).await;
     assert_close(&logits(&encoder, &files).await, &wanted, "embeddings_project");
     let other = logits(&encoder, &plain).await;
@@ -244,9 +244,10 @@ async fn an_update_of_electras_projection_answers_as_the_whole_weight() {
 #[test]
 fn an_update_of_what_nobody_has_is_refused_by_name() {
     let (_folder, encoder) = backbone("roberta", &Tensors::default());
-    let tensors = Tensors::default().update("roberta.encoder.layer.0.attention.self.query", (HIDDEN, HIDDEN));
+    let query = "roberta.encoder.layer.0.attention.self.query";
+    let tensors = Tensors::default().update(query, (HIDDEN, HIDDEN));
     let tensors = whole(tensors, "roberta", "classifier.out_proj").update("classifier.dense", (HIDDEN, HIDDEN));
-    let files = tensors.adapter(&json!(["query", "classifier.dense"]), &[], Family::Classify);
+    let files = tensors.adapter(&json!([query, "classifier.dense"]), &[], Family::Classify);
     let error = AdapterBundle::read(&files, &encoder, &fingerprint()).unwrap_err();
     assert!(problems(&error).contains("neither the adapter nor the backbone's file has"), "{error}");
 }

@@ -29,7 +29,7 @@ fn backbone(encoder: Arc<Encoder>) -> Arc<ResidentBackbone> {
 /// With weights of up to `spread`.
 fn admitted(on: &Arc<ResidentBackbone>, spread: f32) -> Arc<ResidentAdapter> {
     use rand::Rng as _;
-    let bundle = Kind::classify(1).bundle_for(&encoder(), |rng| rng.random_range(-spread..spread));
+    let bundle = Kind::ner(1).bundle_for(&encoder(), |rng| rng.random_range(-spread..spread));
     let family = bundle.family();
     let identity = AdapterIdentity { name: "a".parse().unwrap(), version: 1, digest: fingerprint(), family };
     on.admit_agreeing(identity, bundle, &samples()).unwrap()
