@@ -56,8 +56,11 @@ pub(super) struct StoreArgs {
 /// What a command without `--backbone` computes with.
 pub(super) const DEFAULT_BACKBONE: &str = "default";
 
-/// Where it is kept, from the folder that a command runs in: the repository, or the image's work folder.
+/// Where it is kept, from the repository, or from the image's work folder.
 const BUNDLED_BACKBONE: &str = "backbones/minilm-mtpf";
+
+/// Folders above the program that may be the repository: it is in `target/release`.
+const FOLDERS_ABOVE_MAX: usize = 4;
 
 /// The network and its tokenizer.
 pub(super) struct Model {
@@ -92,7 +95,7 @@ impl ModelArgs {
     pub(super) fn cache(&self) -> BackboneCache {
         let root = self.cache_dir.clone().map_or_else(|| BackboneCache::default_root(environment), Ok);
         let cache = root.map_or_else(BackboneCache::without_root, BackboneCache::new);
-        cache.with_sources(Sources::from_env(environment)).with_bundled(PathBuf::from(BUNDLED_BACKBONE))
+        cache.with_sources(Sources::from_env(environment)).with_bundled(bundled_backbone())
     }
 
     /// The backbone asked for, else the default one.
@@ -127,6 +130,14 @@ impl ModelArgs {
         let quota = || std::thread::available_parallelism().map_or(1, usize::from);
         self.threads.map_or_else(quota, usize::from)
     }
+}
+
+/// From the folder that the command runs in, else from one above the program; the first where it is in neither, for the message.
+fn bundled_backbone() -> PathBuf {
+    let here = PathBuf::from(BUNDLED_BACKBONE);
+    let program = std::env::current_exe().unwrap_or_default();
+    let above = program.ancestors().skip(1).take(FOLDERS_ABOVE_MAX).map(|folder| folder.join(BUNDLED_BACKBONE));
+    std::iter::once(here.clone()).chain(above).find(|folder| folder.is_dir()).unwrap_or(here)
 }
 
 /// Backbones whose answers in bf16 were compared with those in f32 on ten data sets (`tests/acceptance/bf16_agrees.py`).

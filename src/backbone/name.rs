@@ -66,7 +66,7 @@ fn bundled_folder(folder: &Path, known: &KnownBackbone) -> Result<Wanted> {
         return Ok(Wanted::Folder(folder.to_owned()));
     }
     Err(Error::not_found(format!(
-        "the default backbone is kept in {}, which is not here: start in the repository's folder, or name another backbone, as in \"{}\"",
+        "the default backbone is kept in {}, which is not here: start the program in the repository, or name another backbone, as in \"{}\"",
         folder.display(),
         known.repository
     )))
@@ -124,9 +124,8 @@ mod tests {
     #[test]
     fn a_name_of_what_was_made_here_comes_before_folders_and_never_leaves_its_place() {
         let (known, bundled) = (KnownBackbone::default(), Path::new("tests/backbone"));
-        let parse = |name| {
-            Wanted::parse(name, Places { known: &known, local: Some(Path::new("src")), bundled: Some(bundled) })
-        };
+        let parse =
+            |name| Wanted::parse(name, Places { known: &known, local: Some(Path::new("src")), bundled: Some(bundled) });
         assert_eq!(parse("backbone").unwrap(), Wanted::Folder("src/backbone".into()));
         assert!(matches!(parse("all-MiniLM-L6-v2").unwrap(), Wanted::Repository(_)));
         assert!(parse("..").is_ok_and(|wanted| wanted == Wanted::Folder("..".into())));

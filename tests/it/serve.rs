@@ -335,3 +335,17 @@ fn predict_answers_on_the_terminal() {
     }
     assert!(!answer["entities"].as_array().unwrap().is_empty());
 }
+
+#[test]
+fn the_default_backbone_is_found_from_wherever_the_program_runs() {
+    crate::support::backbone("default");
+    let folder = tempfile::tempdir().unwrap();
+    let done = Command::new(env!("CARGO_BIN_EXE_trunkline"))
+        .args(["backbone", "verify"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(said.contains("minilm-mtpf"), "{said}");
+}

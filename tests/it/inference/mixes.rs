@@ -15,7 +15,7 @@ use trunkline::model::Encoder;
 use trunkline::model::kernels::packed::Kernel;
 
 use super::world::{Kind, base_of, fingerprint, folder};
-use crate::support::{plain_backbone, env};
+use crate::support::{env, plain_backbone};
 
 /// Mixes in CI, of the tiny encoder and of the default backbone.
 const TINY_MIXES: usize = 200;

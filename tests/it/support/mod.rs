@@ -18,7 +18,8 @@ pub(crate) fn plain_backbone() -> &'static Path {
 /// As `--backbone` finds it, in this machine's own cache.
 pub(crate) fn backbone(name: &str) -> BackboneInfo {
     let root = BackboneCache::default_root(env).expect("a home folder");
-    let cache = BackboneCache::new(root).with_sources(Sources::from_env(env)).with_bundled("backbones/minilm-mtpf".into());
+    let cache =
+        BackboneCache::new(root).with_sources(Sources::from_env(env)).with_bundled("backbones/minilm-mtpf".into());
     cache.resolve(name, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
