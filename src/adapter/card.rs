@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::without_mark;
-use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, ProblemType, Problems, Result};
+use crate::domain::{Digest, Error, Family, HeadForm, LabelSet, ProblemType, Problems, Result, Tag};
 
 /// `trunkline.json` in bytes: 4096 labels of a few hundred, and the report of a training run.
 const CARD_BYTES_MAX: usize = 4 << 20;
@@ -147,7 +147,8 @@ impl AdapterCard {
 fn check_thresholds(head: Option<HeadForm>, file: &CardFile, problems: &mut Problems) {
     let known: HashSet<&str> = match head {
         Some(HeadForm::Concepts | HeadForm::Similarity) => [ANY_NAME].into(),
-        _ => file.labels.iter().map(String::as_str).collect(),
+        // of tags the type stands for both of its tags
+        _ => file.labels.iter().flat_map(|label| [Some(label.as_str()), Tag::parse(label).label()]).flatten().collect(),
     };
     for (label, threshold) in &file.thresholds {
         if !known.contains(label.as_str()) || !(0.0..=1.0).contains(threshold) {

@@ -11,7 +11,8 @@ use crate::adapter::AdapterBundle;
 use crate::domain::{LabelSet, Result};
 use crate::model::Encoder;
 use crate::training::dataset::Example;
-use crate::training::predict::{Answer, THRESHOLD, highest, is_multi_label, probabilities};
+use crate::training::evaluate::spans;
+use crate::training::predict::{Answer, Predicted, THRESHOLD, highest, is_multi_label, probabilities, span_score};
 
 /// Answers fewer than these say nothing of how sure the next may be.
 const ANSWERS_MIN: usize = 20;
@@ -28,6 +29,9 @@ const BINS: usize = 15;
 /// A label needs so many rows that have it before a threshold of its own is more than noise.
 const POSITIVES_MIN: usize = 10;
 
+/// F1 that a threshold must gain on the rows that it is fitted to: less is theirs alone.
+const GAIN_MIN: f64 = 0.01;
+
 /// A threshold stays within these: past them it would be one for the validation rows alone.
 const THRESHOLDS: [f32; 2] = [0.1, 0.9];
 
@@ -41,7 +45,7 @@ pub(super) struct Calibration {
     /// Expected calibration error of the scores, 0 to 1. NER: of words that are said to be part of an entity.
     pub ece_before: f64,
     pub ece_after: f64,
-    /// Of labels that any number of may hold.
+    /// Of labels that any number of may hold, and of entity types.
     pub thresholds: BTreeMap<String, f32>,
 }
 
@@ -57,10 +61,12 @@ impl Calibration {
             return None;
         }
         let temperature = lowest(|log| asked.loss(log.exp()) + log * log / 2.0).exp();
-        let thresholds = if let Asked::Sets { labels, .. } = &asked {
-            thresholds(&adapter.labels, labels, temperature)
-        } else {
-            BTreeMap::new()
+        let thresholds = match &asked {
+            Asked::Sets { labels } => thresholds(&adapter.labels, labels, temperature),
+            Asked::Choices(_) => {
+                let cooled = answers.iter().map(|answer| answer.cooled(temperature as f32)).collect();
+                entity_thresholds(adapter, examples, cooled)
+            }
         };
         Some(Self { temperature, ece_before: asked.error(1.0), ece_after: asked.error(temperature), thresholds })
     }
@@ -174,29 +180,47 @@ impl Asked {
     }
 }
 
+/// For each entity type with enough entities the score below which what is said to be one had better not be.
+fn entity_thresholds(adapter: &AdapterBundle, examples: &[Example], answers: Vec<Answer>) -> BTreeMap<String, f32> {
+    let Predicted::Ner(rows) = Predicted::of(adapter, examples, answers) else { return BTreeMap::new() };
+    let mut of: BTreeMap<String, (usize, Vec<(f32, bool)>)> = BTreeMap::new();
+    for row in &rows {
+        let gold = spans(&row.gold);
+        gold.iter().for_each(|span| of.entry(span.label.to_owned()).or_default().0 += 1);
+        for span in spans(&row.predicted) {
+            let scored = (span_score(&row.scores, span.words.clone()), gold.contains(&span));
+            of.entry(span.label.to_owned()).or_default().1.push(scored);
+        }
+    }
+    let found = |(label, (gold, scored))| Some((label, threshold(scored, gold, 0.0)?));
+    of.into_iter().filter_map(found).collect()
+}
+
 /// For each label with enough rows the score that parts those that have it from the others best, by F1; none where that is no better.
 fn thresholds(labels: &LabelSet, decisions: &[Vec<(f32, bool)>], temperature: f64) -> BTreeMap<String, f32> {
     let scored = |decisions: &[(f32, bool)]| -> Vec<(f32, bool)> {
         decisions.iter().map(|&(logit, holds)| (sigmoid(logit / temperature as f32), holds)).collect()
     };
     let of = labels.iter().zip(decisions);
-    of.filter_map(|(label, decisions)| Some((label.to_owned(), threshold(scored(decisions))?))).collect()
+    let positives = |decisions: &[(f32, bool)]| decisions.iter().filter(|(_, holds)| *holds).count();
+    let found = |decisions: &[(f32, bool)]| threshold(scored(decisions), positives(decisions), THRESHOLD);
+    of.filter_map(|(label, decisions)| Some((label.to_owned(), found(decisions)?))).collect()
 }
 
-fn threshold(mut scored: Vec<(f32, bool)>) -> Option<f32> {
-    let positives = scored.iter().filter(|(_, holds)| *holds).count();
+/// The threshold whose F1 is clearly above that of `usual`, of scores and whether each is right; `positives`: how many there are to find.
+fn threshold(mut scored: Vec<(f32, bool)>, positives: usize, usual: f32) -> Option<f32> {
     if positives < POSITIVES_MIN {
         return None;
     }
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     let f1 = |hits: usize, said: usize| 2.0 * hits as f64 / (positives + said) as f64;
-    let (mut hits, mut best, mut usual) = (0, (0.0, THRESHOLD), 0.0);
+    let (mut hits, mut best, mut without) = (0, (0.0, usual), 0.0);
     for (at, &(score, holds)) in scored.iter().enumerate() {
         hits += usize::from(holds);
         let next = scored.get(at + 1).map_or(0.0, |next| next.0);
         let reached = f1(hits, at + 1);
-        if score >= THRESHOLD {
-            usual = reached;
+        if score >= usual {
+            without = reached;
         }
         // halfway to the next score: the rows that decide it are as far from it as they can be
         let between = (score + next) / 2.0;
@@ -204,7 +228,7 @@ fn threshold(mut scored: Vec<(f32, bool)>) -> Option<f32> {
             best = (reached, between);
         }
     }
-    (best.0 > usual).then_some(best.1)
+    (best.0 > without + GAIN_MIN).then_some(best.1)
 }
 
 fn sigmoid(logit: f32) -> f32 {
@@ -256,9 +280,19 @@ mod tests {
     fn a_threshold_parts_a_label_that_the_usual_one_misses() {
         let low = |count, score, holds| vec![(score, holds); count];
         let rare = [low(12, 0.3, true), low(30, 0.15, false), low(2, 0.35, false)].concat();
-        let found = threshold(rare).unwrap();
+        let found = threshold(rare, 12, THRESHOLD).unwrap();
         assert!((found - 0.225).abs() < 1e-6, "{found}");
-        assert_eq!(threshold([low(12, 0.9, true), low(30, 0.2, false)].concat()), None, "the usual one does");
-        assert_eq!(threshold([low(9, 0.3, true), low(30, 0.1, false)].concat()), None, "too few rows");
+        let clear = [low(12, 0.9, true), low(30, 0.2, false)].concat();
+        assert_eq!(threshold(clear, 12, THRESHOLD), None, "the usual one does");
+        let few = [low(9, 0.3, true), low(30, 0.1, false)].concat();
+        assert_eq!(threshold(few, 9, THRESHOLD), None, "too few rows");
+    }
+
+    #[test]
+    fn entities_that_are_mostly_wrong_below_a_score_are_left_out_there() {
+        let said = [vec![(0.95, true); 20], vec![(0.4, false); 10], vec![(0.5, true); 1]].concat();
+        let found = threshold(said, 25, 0.0).unwrap();
+        assert!((found - 0.45).abs() < 1e-6, "{found}");
+        assert_eq!(threshold(vec![(0.4, true); 20], 25, 0.0), None, "low, but right");
     }
 }

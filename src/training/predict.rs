@@ -1,12 +1,15 @@
 //! An adapter's answers for a whole split, on all threads, and their evaluation.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use crate::adapter::AdapterBundle;
 use crate::domain::{Error, Family, Matrix, ProblemType, Result};
 use crate::model::{Encoder, HeadKind, Mode, SegmentAdapters};
 use crate::text::{Tokenizer, merge, softmax_rows};
 use crate::training::collate::{Prepared, Sequences};
 use crate::training::dataset::Example;
-use crate::training::evaluate::{Asked, ClassificationRow, Evaluation, NerRow};
+use crate::training::evaluate::{Asked, ClassificationRow, Evaluation, NerRow, Span, spans};
 use crate::training::prefix::{Prefix, bounds, pieces};
 use crate::training::workers::{Run, Steer, Workers};
 
@@ -213,8 +216,24 @@ fn ner_row(adapter: &AdapterBundle, example: &Example, answer: Answer) -> Option
         }
         None => ("O".to_owned(), 1.0),
     });
-    let (predicted, scores) = answers.unzip();
+    let (mut predicted, scores): (Vec<String>, Vec<f32>) = answers.unzip();
+    drop_unsure(&adapter.card.thresholds, &mut predicted, &scores);
     Some(NerRow { words: words.clone(), gold: tags.clone(), predicted, scores })
+}
+
+/// What is below its type's threshold is no entity, as when it is served.
+fn drop_unsure(thresholds: &BTreeMap<String, f32>, predicted: &mut [String], scores: &[f32]) {
+    let is_unsure = |span: &Span<'_>| {
+        thresholds.get(span.label).is_some_and(|&threshold| span_score(scores, span.words.clone()) < threshold)
+    };
+    let unsure: Vec<Range<usize>> = spans(predicted).into_iter().filter(is_unsure).map(|span| span.words).collect();
+    unsure.into_iter().for_each(|words| predicted[words].fill("O".to_owned()));
+}
+
+/// The mean of its words' scores, which is what aggregation by words makes of them.
+pub(super) fn span_score(scores: &[f32], words: Range<usize>) -> f32 {
+    let count = words.len().max(1) as f32;
+    scores.get(words).unwrap_or_default().iter().sum::<f32>() / count
 }
 
 fn classification_row(adapter: &AdapterBundle, example: &Example, answer: Answer) -> Option<ClassificationRow> {
