@@ -202,8 +202,15 @@ async fn json_is_read_packed_and_with_a_byte_order_mark() {
 #[tokio::test]
 async fn a_trailing_slash_makes_no_other_route() {
     let server = TestServer::start().await;
-    for path in ["/healthz/", "/v1/adapters/", "/v1/adapters/places/", "/v1/adapters//", "/v1/admin/jobs/?limit=1", "/"]
-    {
+    for path in [
+        "/healthz/",
+        "/v1/adapters/",
+        "/v1/adapters/places/",
+        "/v1/adapters//",
+        "/v1/admin/jobs/?limit=1",
+        "/",
+        "/docs/",
+    ] {
         assert_eq!(server.get(path).await.status, 200, "{path}");
     }
     assert_eq!(server.send("POST", "/v1/ner/", &[], r#"{"inputs": "x"}"#).await.status, 200);

@@ -233,7 +233,7 @@ fn a_word_is_one_word_whatever_is_unseen_in_it() {
             let mut words: Vec<std::ops::Range<usize>> = Vec::new();
             for (range, continues) in encoding.offsets.iter().zip(&encoding.is_subword) {
                 match words.last_mut() {
-                    Some(word) if *continues && word.is_empty() => *word = range.clone(),
+                    Some(word) if *continues && word.start == word.end => *word = range.clone(),
                     Some(word) if *continues => word.end = range.end,
                     _ => words.push(range.clone()),
                 }

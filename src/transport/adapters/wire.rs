@@ -56,6 +56,8 @@ pub(in crate::transport) struct Published {
     digest: String,
     active: bool,
     /// What of the upload is doubtful, such as a `base_model_name_or_path` of another model.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     warnings: Vec<String>,
 }
 

@@ -150,11 +150,14 @@ fn with_peer(mut request: Request<Incoming>, peer: SocketAddr) -> Request<Incomi
     request
 }
 
+/// A folder of pages, whose own address ends with a slash.
+const PAGES: &str = "/docs";
+
 /// `/v1/ner/` is `/v1/ner`: clients that join a base address and a path write either. No method of gRPC ends so.
 fn without_trailing_slash<B>(mut request: Request<B>, is_grpc: bool) -> Request<B> {
     let uri = request.uri();
     let bare = uri.path().trim_end_matches('/');
-    if is_grpc || bare.is_empty() || bare.len() == uri.path().len() {
+    if is_grpc || bare.is_empty() || bare == PAGES || bare.len() == uri.path().len() {
         return request;
     }
     let asked = uri.query().map_or_else(|| bare.to_owned(), |query| format!("{bare}?{query}"));
