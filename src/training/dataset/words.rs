@@ -219,7 +219,7 @@ fn may_end(text: &str, at: usize) -> bool {
         return !is_mark(after);
     }
     let stands_alone = |c: char| c.is_numeric() || ALONE.is_match(c.encode_utf8(&mut [0; 4]));
-    !is_mark(after) && !(stands_alone(before) && stands_alone(after))
+    !(is_mark(after) || (stands_alone(before) && stands_alone(after)))
 }
 
 /// Letters whose words take no endings that an annotator would leave off.

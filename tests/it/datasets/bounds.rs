@@ -227,7 +227,7 @@ fn groups_within_groups_are_counted_before_anything_recurses() {
         parquet(&Shape { schema: schema.leak(), ..flat(TEXT_AND_LABEL) }, &[vec!["a"]])
     };
     refuses(Classify, &nested(900), "too_large", "901 groups within groups of the Parquet schema; at most 32");
-    refuses(Classify, &nested(20), "unreadable_row", "\"label\" (or labels");
+    refuses(Classify, &nested(20), "unreadable_row", "\"text\" (or sentence");
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn lists_of_words_are_read_with_tags_of_any_name_or_number() {
     check("labels=O,B-PER,I-PER,B-LOC,I-LOC", &format!(r#"{{{words},"ner_tags":[1,0,3]}}"#));
     check("", &format!(r#"{{{words},"labels":["B-PER","O","B-LOC"]}}"#));
     check("label_column=gold", &format!(r#"{{{words},"gold":["B-PER","O","B-LOC"]}}"#));
-    check("", &format!(r#"{{"Tokens":["Anna","in","Bonn"],"NER_TAGS":["B-PER","O","B-LOC"]}}"#));
+    check("", r#"{"Tokens":["Anna","in","Bonn"],"NER_TAGS":["B-PER","O","B-LOC"]}"#);
     let table = "tokens,ner_tags\n\"['Anna', 'in', 'Bonn']\",\"['B-PER', 'O', 'B-LOC']\"\n";
     reads(Ner, "", table, "Anna/B-PER in/O Bonn/B-LOC", &["list_cell"]);
     refuses(Ner, "", format!(r#"{{{words},"ner_tags":[1,0,3]}}"#).as_bytes(), "unreadable_row", "labels=…");
@@ -274,7 +274,7 @@ fn tables_are_read_whatever_parts_and_heads_them() {
     check("", "text,label\ra,x\rb,y\r", &[]);
     check("text_column=Review label_column=Stars", "Stars,Review\nx,a\ny,b\n", &[]);
     check("text_column=2 label_column=1", "Stars,Review\nx,a\ny,b\n", &[]);
-    check("text_column=2 label_column=1", "x,a\ny,b\n", &["no_header"]);
+    reads(Classify, "text_column=2 label_column=1", "x,one\ny,two\n", "one → x\ntwo → y", &["no_header"]);
     refuses(Classify, "", b"x,a\ny,b\n", "unreadable_row", "text_column names another, or its place from 1");
     refuses(Classify, "text_column=body", b"text,label\na,x\n", "unknown_column", "\"body\" is neither");
     refuses(Classify, "", b"text,label\nhello, you,x\nb,y\n", "unreadable_row", "wants quotes");

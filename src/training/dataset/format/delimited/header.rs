@@ -49,15 +49,17 @@ pub(super) struct Header {
     pub(super) wanted: Vec<usize>,
 }
 
-/// The sign that parts the first line: the one under which most columns are known, then the one with most columns.
+/// The sign that parts the first line: the one under which most columns are known, then the one with most columns, then a tab, which
+/// nobody types; a comma where nothing parts it.
 pub(super) fn delimiter(line: &str, options: &ReadOptions) -> u8 {
     let probed = &line[..line.floor_char_boundary(BYTES_PROBED)];
     let score = |delimiter: &u8| {
         let cells: Vec<String> = cells(probed, *delimiter).collect();
-        (cells.iter().filter(|name| is_read(name, options)).count().min(2), cells.len())
+        let known = cells.iter().filter(|name| is_read(name, options)).count().min(2);
+        (known, cells.len(), *delimiter == b'\t' && cells.len() > 1)
     };
     // Of equals the last wins.
-    [b'|', b';', b',', b'\t'].into_iter().max_by_key(score).unwrap_or(b',')
+    [b'|', b';', b'\t', b','].into_iter().max_by_key(score).unwrap_or(b',')
 }
 
 /// Cells of a header line as names; none of them holds a delimiter.

@@ -77,10 +77,11 @@ impl Iterator for Records<'_> {
         };
         let plain: Vec<&str> = text.split('\t').collect();
         let fits = self.width == 0 || plain.len() == self.width;
-        if text.contains('"') && (!fits || self.goes_on(&plain)) {
-            if let Some(cells) = self.over_lines(text) {
-                return Some(Record { line, cells, is_quoted: true });
-            }
+        if text.contains('"')
+            && (!fits || self.goes_on(&plain))
+            && let Some(cells) = self.over_lines(text)
+        {
+            return Some(Record { line, cells, is_quoted: true });
         }
         if self.width == 0 {
             self.width = plain.len();
