@@ -8,7 +8,7 @@ import tarfile
 import urllib.request
 
 import pytest
-from conftest import FIXTURES, ROOT
+from conftest import FIXTURES, PLAIN, ROOT
 
 FOLDER = FIXTURES / "cls-r8-qv"
 SECONDS_MAX = 120
@@ -41,7 +41,7 @@ def packed(extras, change=None):
 
 def imported(binary, folder, archive):
     (folder / "a.tar").write_bytes(archive)
-    command = [binary, "adapters", "import", "a", folder / "a.tar", "--adapters-dir", folder / "adapters"]
+    command = [binary, "adapters", "import", "a", folder / "a.tar", *PLAIN, "--adapters-dir", folder / "adapters"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX)
 
 
