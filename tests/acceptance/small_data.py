@@ -8,8 +8,8 @@
 Each seed draws other rows and is the job's seed. Arms: `plain` (the plain backbone), `shape` (the same with the primary's LoRA shape: the
 last two layers, rank 16), `trunk` (`minilm-mtpf` without a primary) and `primary` (from it). Everything else is `auto`; no validation
 rows are given, as a new user gives none. A cell is a set at a number of rows (`shots`: eight rows of each label): mean, worst of its
-seeds, and the share of its runs under 80 % of the best. Scores are of the set's own test rows, of which the first --test-rows are
-read: entity F1, or accuracy.
+seeds, and the share of its runs under 80 % of the best. Scores are of the set's own test rows, of which --test-rows are drawn, the same
+ones for all (files come sorted): entity F1, or accuracy.
 
 DATA_DIR holds FAMILY/SET/{train,dev,test}.jsonl.gz. None of these sets is in the mix that made `minilm-mtpf`; the recipe was chosen on CHOSEN
 alone, so that the other sets are a test. With --out, results are appended as JSON lines, and those that are there already are not run again.
@@ -130,7 +130,7 @@ def measure(arguments, arm, done, note):
                 known = set().union(*(labels_of(row, family) for row in rows))
                 test = rows_of(arguments.data, family, name, "test") or rows_of(arguments.data, family, name, "dev")
                 try:
-                    note(key, run(server, family, rows, test[:arguments.test_rows], known, arm, seed))
+                    note(key, run(server, family, rows, drawn(test, family, arguments.test_rows, 0), known, arm, seed))
                 except Failure as failure:
                     print(f"{key}: {failure}", file=sys.stderr, flush=True)
 
