@@ -6,7 +6,7 @@ each set's must be equal. Quality: entity F1 or accuracy against the set's own l
 point at most. Rows are the test split's, the dev split's where no test split is published.
 
     cargo build --release
-    tests/acceptance/bf16_agrees.py --data DATA_DIR [--only SET] [--trunk backbones/minilm-mtpf]
+    tests/acceptance/bf16_agrees.py --data DATA_DIR [--only SET] [--trunk DIR, a backbone with a store `adapters` in it]
 
 DATA_DIR holds FAMILY/SET/{dev,test}.jsonl.gz.
 """
