@@ -123,7 +123,7 @@ mod tests {
             (MINILM, Some("./bert-base-cased"), true),
             (MINILM, Some("models/xlm-roberta-large/"), true),
             (MINILM, Some("C:\\models\\bert-base-cased"), true),
-            (MINILM, Some("/root/.cache/huggingface/hub/models--bert-base-cased/snapshots/0a1"), true),
+            (MINILM, Some("/home/anna/.cache/huggingface/hub/models--bert-base-cased/snapshots/0a1"), true),
             (MINILM, Some("/hub/models--sentence-transformers--all-MiniLM-L6-v2/snapshots/0a1"), false),
             (MINILM, Some("/srv/all-MiniLM-L6-v2"), false),
             (MINILM, Some("~/MiniLM-L6-H384-uncased"), false),
