@@ -9,6 +9,7 @@ use crate::adapter::AdapterBundle;
 use crate::domain::{AdapterIdentity, Error, HeadForm, Matrix, Result};
 use crate::engine::worker::answer;
 use crate::engine::{BatchSequence, Output, ResidentAdapter, ResidentBackbone, Work};
+use crate::model::kernels::give_back_memory;
 
 /// How far a logit may be from the same in f32. Those of adapters trained as usual are a few hundredths apart; a quarter moves a
 /// probability by 0.06 at most.
@@ -33,6 +34,8 @@ impl ResidentBackbone {
         let exact = Arc::new(ResidentAdapter::exact(identity, bundle, self)?);
         let apart = apart(&adapter, &exact, samples)?;
         if apart <= LOGITS_APART_MAX {
+            drop(exact);
+            give_back_memory();
             return Ok(adapter);
         }
         let precision = self.encoder().precision();

@@ -1,6 +1,6 @@
 //! A backbone on the device: the encoder that adapters made for it run on. Dropping the last handle gives its memory back.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::adapter::AdapterBundle;
 use crate::domain::{AdapterIdentity, BackboneIdentity, EmbedParameters, Error, HeadForm, Matrix, Result};
@@ -15,8 +15,8 @@ const TRIAL_IDS: [u32; 4] = [0; 4];
 pub struct ResidentBackbone {
     pub identity: Arc<BackboneIdentity>,
     encoder: Arc<Encoder>,
-    /// The same network in f32, for adapters that need it; there once one was asked about.
-    exact: OnceLock<Arc<Encoder>>,
+    /// The same network in f32, for as long as an adapter needs it or is compared with it.
+    exact: Mutex<Weak<Encoder>>,
     /// Declared last, dropped last.
     _then: GiveBack,
 }
@@ -35,7 +35,7 @@ impl ResidentBackbone {
     /// request waits for it.
     pub fn admit(identity: BackboneIdentity, encoder: Arc<Encoder>) -> Result<Arc<Self>> {
         let backbone =
-            Arc::new(Self { identity: Arc::new(identity), encoder, exact: OnceLock::new(), _then: GiveBack });
+            Arc::new(Self { identity: Arc::new(identity), encoder, exact: Mutex::default(), _then: GiveBack });
         backbone.try_out(Work::Embed(Through::Base(backbone.clone()), EmbedParameters::default()))?;
         Ok(backbone)
     }
@@ -45,13 +45,16 @@ impl ResidentBackbone {
         &self.encoder
     }
 
-    /// The network in f32, whatever it serves in. Its layers take memory of their own, its embeddings do not.
-    pub(super) fn exact(&self) -> Result<&Arc<Encoder>> {
-        if let Some(exact) = self.exact.get() {
+    /// The network in f32, whatever it serves in. Its layers take memory of their own, its embeddings do not; who drops it last gives
+    /// that memory back.
+    pub(super) fn exact(&self) -> Result<Arc<Encoder>> {
+        let mut exact = self.exact.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(exact) = exact.upgrade() {
             return Ok(exact);
         }
-        let exact = Arc::new(self.encoder.in_f32()?);
-        Ok(self.exact.get_or_init(|| exact))
+        let made = Arc::new(self.encoder.in_f32()?);
+        *exact = Arc::downgrade(&made);
+        Ok(made)
     }
 
     /// Makes an adapter resident, in the form this backbone computes with; it has run once, like [`ResidentBackbone::admit`].

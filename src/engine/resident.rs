@@ -38,7 +38,7 @@ impl ResidentAdapter {
 
     /// The same, computed in f32 whatever the backbone computes in.
     pub fn exact(identity: AdapterIdentity, bundle: AdapterBundle, backbone: &Arc<ResidentBackbone>) -> Result<Self> {
-        Self::on(backbone.exact()?.clone(), identity, bundle, backbone)
+        Self::on(backbone.exact()?, identity, bundle, backbone)
     }
 
     fn on(

@@ -1,6 +1,6 @@
-//! `trunkline datasets`: the doctor, on a file. The flags that say how a file is read serve `trunkline train`, too.
+//! `trunkline datasets`: the doctor, on a file. The flags that say how a file is read serve `trunkline train` and `trunkline evaluate`, too.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -106,6 +106,13 @@ fn check(args: &CheckArgs) -> Result<()> {
         Some(_) => Ok(()),
         None => Err(Error::unprocessable(format!("{}: the errors above refuse this data", args.file.display()))),
     }
+}
+
+/// What the doctor has to say of a file that is read: its first rows as understood, and the warnings.
+pub(super) fn tell(path: &Path, report: &DoctorReport) {
+    let rows = report.preview.iter().map(|row| format!("understood {row}"));
+    let warnings = report.warnings.iter().map(|warning| format!("warning: {warning}"));
+    rows.chain(warnings).for_each(|line| eprintln!("{}: {line}", path.display()));
 }
 
 pub(super) fn family(text: &str) -> Result<DatasetFamily> {

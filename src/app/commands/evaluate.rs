@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::adapter::{AdapterBundle, AdapterStore};
+use crate::app::commands::datasets::{ReadingArgs, tell};
 use crate::app::commands::{json, print, read_file};
 use crate::app::wiring::ModelArgs;
-use crate::domain::{AdapterRef, DataRef, Error, Family, Result};
+use crate::domain::{AdapterRef, Cancel, DataRef, Error, Family, Result};
 use crate::serving::DatasetService;
-use crate::training::dataset::{self, DatasetFamily, Split};
+use crate::training::dataset::{self, DatasetFamily, ReadOptions, Reading, Split};
 use crate::training::evaluate_adapter;
 
 #[derive(Debug, Args)]
@@ -31,6 +32,8 @@ pub(in crate::app) struct EvaluateArgs {
     /// The server's state folder
     #[arg(long, default_value = "state", value_name = "DIR")]
     state_dir: PathBuf,
+    #[command(flatten)]
+    reading: ReadingArgs,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -54,8 +57,13 @@ pub(in crate::app) fn run(args: EvaluateArgs) -> Result<()> {
 
 fn load(args: &EvaluateArgs, family: Family) -> Result<Split> {
     let path = Path::new(&args.dataset);
+    let options = args.reading.options(family.into())?;
     if path.is_file() {
-        return split_of_file(path, family.into());
+        return split_of_file(path, family.into(), &args.split, &options);
+    }
+    if options != ReadOptions::default() {
+        let name = &args.dataset;
+        return Err(Error::invalid(format!("{name} is no file; how it is read was said when it was uploaded")));
     }
     let service = DatasetService::open(args.state_dir.join("datasets"))?;
     let reference = DataRef { dataset: args.dataset.clone(), split: args.split.clone() };
@@ -72,9 +80,11 @@ fn load(args: &EvaluateArgs, family: Family) -> Result<Split> {
 /// Rows past this many words are counted in the report; nothing else depends on it here.
 const LONG_ROW_WORDS: usize = 128;
 
-/// A file in any format, refused with the doctor's findings.
-pub(super) fn split_of_file(path: &Path, family: DatasetFamily) -> Result<Split> {
-    let (report, split) = dataset::read(family, &read_file(path)?, &[], LONG_ROW_WORDS)?;
+/// A file in any format, refused with the doctor's findings. Tells what the reader decided.
+pub(super) fn split_of_file(path: &Path, family: DatasetFamily, split: &str, options: &ReadOptions) -> Result<Split> {
+    let reading = Reading { family, split, options, others: &[], max_length: LONG_ROW_WORDS };
+    let (report, split) = dataset::read_split(reading, &read_file(path)?, &Cancel::default())?;
+    tell(path, &report);
     split.ok_or_else(|| {
         let problems: Vec<String> = report.errors.iter().map(|f| f.message.clone()).collect();
         Error::unprocessable(format!("{}: this data is refused", path.display())).with_problems(problems)

@@ -274,7 +274,13 @@ fn tables_are_read_whatever_parts_and_heads_them() {
     check("", "text,label\ra,x\rb,y\r", &[]);
     check("text_column=Review label_column=Stars", "Stars,Review\nx,a\ny,b\n", &[]);
     check("text_column=2 label_column=1", "Stars,Review\nx,a\ny,b\n", &[]);
-    reads(Classify, "text_column=2 label_column=1", "x,one\ny,two\n", "one → x\ntwo → y", &["no_header"]);
+    let by_place = "text_column=2 label_column=1";
+    check(by_place, "code,Review\nx,a\ny,b\n", &["column_choice"]);
+    check(by_place, "label,Satz\nx,a\ny,b\n", &["column_choice"]);
+    check(by_place, "x,a\ny,b\n", &["no_header"]);
+    reads(Classify, by_place, "x,one\ny,two\n", "one → x\ntwo → y", &["no_header"]);
+    reads(Classify, by_place, "question,who is it\ny,two\n", "who is it → question\ntwo → y", &["no_header"]);
+    reads(Classify, by_place, "x,one,id\ny,two,7\n", "one → x\ntwo → y", &["no_header"]);
     refuses(Classify, "", b"x,a\ny,b\n", "unreadable_row", "text_column names another, or its place from 1");
     refuses(Classify, "text_column=body", b"text,label\na,x\n", "unknown_column", "\"body\" is neither");
     refuses(Classify, "", b"text,label\nhello, you,x\nb,y\n", "unreadable_row", "wants quotes");

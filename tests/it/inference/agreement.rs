@@ -76,3 +76,17 @@ async fn an_extreme_adapter_is_served_in_f32_beside_others_in_bf16() {
         assert!(apart(1) <= 1e-3, "{}", apart(1));
     }
 }
+
+#[test]
+fn adapters_in_f32_share_one_copy_of_the_layers_which_goes_with_the_last_of_them() {
+    let kernel = Kernel::best(true);
+    if !kernel.is_bf16() {
+        return; // f32 is what this machine serves in: there is no copy
+    }
+    let on = backbone(Arc::new(Encoder::load_for(folder(), &Device::Cpu, kernel).unwrap()));
+    let (one, other) = (admitted(&on, 20.0), admitted(&on, 20.0));
+    assert!(Arc::ptr_eq(one.encoder(), other.encoder()) && !Arc::ptr_eq(one.encoder(), on.encoder()));
+    let copy = Arc::downgrade(one.encoder());
+    drop((one, other));
+    assert!(copy.upgrade().is_none(), "nobody needs it");
+}

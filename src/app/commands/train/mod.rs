@@ -8,13 +8,13 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use crate::app::commands::datasets::ReadingArgs;
+use crate::app::commands::datasets::{ReadingArgs, tell};
 use crate::app::commands::{print, read_file};
 use crate::app::progress::Progress;
 use crate::app::wiring::{ADAPTER_SERIES_MAX, ModelArgs, StoreArgs, block_on};
 use crate::domain::{AdapterName, Error, Family, JobId, JobSpec, JobState, Result};
 use crate::serving::jobs::{JobEvent, JobView, Jobs, JobsConfig, parse_spec};
-use crate::serving::{Backbones, DatasetService, DoctorReport, Upload};
+use crate::serving::{Backbones, DatasetService, Upload};
 use crate::telemetry::Metrics;
 
 use pre_finetune::PreFinetuneArgs;
@@ -240,13 +240,6 @@ impl FineTuneArgs {
         tell(path, &stored.report);
         Ok(format!("{name}:{split}"))
     }
-}
-
-/// What the doctor has to say of a file that is trained on: its first rows as understood, and the warnings.
-fn tell(path: &Path, report: &DoctorReport) {
-    let rows = report.preview.iter().map(|row| format!("understood {row}"));
-    let warnings = report.warnings.iter().map(|warning| format!("warning: {warning}"));
-    rows.chain(warnings).for_each(|line| eprintln!("{}: {line}", path.display()));
 }
 
 /// `NAME=VALUE` of each flag, under `hyperparameters`.

@@ -14,7 +14,7 @@ use crate::app::shutdown::Interrupt;
 use crate::app::wiring::ModelArgs;
 use crate::domain::{DataRef, Error, Family, JobSpec, PreFinetuneSpec, Result};
 use crate::serving::jobs::parse_spec;
-use crate::training::dataset::DatasetFamily;
+use crate::training::dataset::{DatasetFamily, ReadOptions};
 use crate::training::{Control, Observer, PoolSet, TrainingEvent};
 
 #[derive(Debug, Args)]
@@ -120,7 +120,7 @@ impl PreFinetuneArgs {
             for flag in *flags {
                 let given = parse(flag)?;
                 if given.name == data.dataset {
-                    return split_of_file(given.path, *kind);
+                    return split_of_file(given.path, *kind, &data.split, &ReadOptions::default());
                 }
             }
         }
@@ -129,7 +129,7 @@ impl PreFinetuneArgs {
             self.data.as_ref().map(|folder| folder.join(file)).filter(|path| path.is_file())
         };
         match kinds.iter().find_map(|(kind, _)| Some((*kind, in_folder(*kind)?))) {
-            Some((kind, path)) => split_of_file(&path, kind),
+            Some((kind, path)) => split_of_file(&path, kind, &data.split, &ReadOptions::default()),
             None => Err(Error::not_found(format!(
                 "dataset {data}: no flag gives its file, and --data has none for family {family}"
             ))),

@@ -10,7 +10,7 @@ use crate::training::dataset::row::{A, ANY_LABEL, B, Fault, LIST_TAGS, LIST_WORD
 /// Bytes of the first line that tell its delimiter.
 const BYTES_PROBED: usize = 16 << 10;
 
-/// Names of columns that tell a header, beside those that are read.
+/// Names that people give to a column of texts or of labels, beside those that are read.
 const HEADER_WORDS: &[&str] = &[
     "body",
     "comment",
@@ -43,10 +43,20 @@ pub(super) struct Header {
     pub(super) columns: Vec<(usize, String)>,
     /// Cells of the header.
     pub(super) width: usize,
-    /// The first line is a row, and there is no header.
-    pub(super) is_row: bool,
+    /// What the first line is.
+    pub(super) first: First,
     /// Places without which a row says nothing: of the text and of the label.
     pub(super) wanted: Vec<usize>,
+}
+
+/// What a table's first line is. Only where both columns are given by place is there a choice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum First {
+    Header,
+    /// A header, for one of the two cells is a usual name; the other is none, so it could be a row.
+    ProbablyHeader,
+    /// There is no header.
+    Row,
 }
 
 /// The sign that parts the first line: the one under which most columns are known, then the one with most columns, then a tab, which
@@ -89,9 +99,8 @@ impl Header {
                 && !asked.iter().any(|(asked, column)| asked == at || column.eq_ignore_ascii_case(name))
         });
         columns.extend(others.map(|(at, name)| (at, name.clone())));
-        let is_row = asked.len() == 2 && is_row(&names, options);
         let wanted = wanted(&names, &columns, family, options)?;
-        Ok(Self { columns, width: first.len(), is_row, wanted })
+        Ok(Self { columns, width: first.len(), first: First::of(&names, family, options), wanted })
     }
 }
 
@@ -110,13 +119,38 @@ fn place(column: &str, names: &[String]) -> Result<usize, Fault> {
     })
 }
 
-/// Both columns are given by place, and no cell of the first line is a column's usual name.
-fn is_row(names: &[String], options: &ReadOptions) -> bool {
-    let is_place = |column: &Option<String>| {
-        column.as_ref().is_some_and(|column| column.parse::<usize>().is_ok() && !names.contains(column))
-    };
-    let usual = |name: &String| is_read(name, &ReadOptions::default()) || HEADER_WORDS.contains(&name.as_str());
-    is_place(&options.text_column) && is_place(&options.label_column) && !names.iter().any(usual)
+impl First {
+    /// Where both columns are given by place, their two cells alone are looked at: other cells of a row may well be "id" or "a".
+    fn of(names: &[String], family: DatasetFamily, options: &ReadOptions) -> Self {
+        let cell = |column: &Option<String>| {
+            let column = column.as_ref().filter(|column| !names.contains(column))?;
+            names.get(column.parse::<usize>().ok()?.checked_sub(1)?)
+        };
+        let (Some(text), Some(label)) = (cell(&options.text_column), cell(&options.label_column)) else {
+            return Self::Header;
+        };
+        let [texts, labels] = usual(names, family);
+        let is_word = |name: &String| HEADER_WORDS.contains(&name.as_str());
+        let (is_text, is_label) = (texts.contains(&text.as_str()) || is_word(text), labels.contains(&label.as_str()));
+        match (is_text, is_label || is_word(label)) {
+            (true, true) => Self::Header,
+            // "question" may be a label, but hardly a text.
+            (true, false) => Self::ProbablyHeader,
+            (false, _) if is_label => Self::ProbablyHeader,
+            (false, _) => Self::Row,
+        }
+    }
+}
+
+/// The usual names of the two columns that the family needs.
+fn usual(names: &[String], family: DatasetFamily) -> [&'static [&'static str]; 2] {
+    let is_list = family == DatasetFamily::Ner && names.iter().any(|name| LIST_TAGS.contains(&name.as_str()));
+    match family {
+        DatasetFamily::Ner if is_list => [LIST_WORDS, LIST_TAGS],
+        DatasetFamily::Ner => [NER_TEXT, SPANS],
+        DatasetFamily::Classify => [TEXT, ANY_LABEL],
+        DatasetFamily::Pairs => [A, B],
+    }
 }
 
 /// The places of the two columns that the family needs.
@@ -126,13 +160,7 @@ fn wanted(
     family: DatasetFamily,
     options: &ReadOptions,
 ) -> Result<Vec<usize>, Fault> {
-    let is_list = family == DatasetFamily::Ner && names.iter().any(|name| LIST_TAGS.contains(&name.as_str()));
-    let usual: [&[&str]; 2] = match family {
-        DatasetFamily::Ner if is_list => [LIST_WORDS, LIST_TAGS],
-        DatasetFamily::Ner => [NER_TEXT, SPANS],
-        DatasetFamily::Classify => [TEXT, ANY_LABEL],
-        DatasetFamily::Pairs => [A, B],
-    };
+    let usual = usual(names, family);
     let wanted = [options.text_names(usual[0]), options.label_names(usual[1])];
     let find = |wanted: &Vec<&str>| columns.iter().find(|(_, name)| wanted.contains(&name.as_str())).map(|(at, _)| *at);
     wanted

@@ -20,7 +20,7 @@ use crate::training::dataset::row::{
 };
 
 use cells::Cell;
-use header::Header;
+use header::{First, Header};
 
 /// Bytes that the CSV reader asks for at once.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -73,17 +73,18 @@ impl Table {
     fn record(&mut self, line: usize, cells: &[String], rows: &mut Rows) -> bool {
         let line = line + self.lines_before;
         if self.header.is_none() {
-            match Header::read(cells, rows.family, &rows.options) {
-                Ok(header) => self.header = Some(header),
+            let header = match Header::read(cells, rows.family, &rows.options) {
+                Ok(header) => header,
                 Err(fault) => {
                     rows.fail(&Place::of_line(line), fault);
                     return false;
                 }
-            }
-            if self.header.as_ref().is_none_or(|header| !header.is_row) {
+            };
+            let first = header.first;
+            self.header = Some(header);
+            if !is_row(first, line, cells, rows) {
                 return true;
             }
-            rows.findings.warn(Code::NoHeader, &Place::of_line(line), format!("{:?}", Excerpt(&cells.join(" | "))));
         }
         let place = rows.place(line);
         match self.fields(cells, &place, rows) {
@@ -145,6 +146,23 @@ impl Table {
                 place,
                 format!("a quoted cell holds {swallowed} lines that look like rows"),
             );
+        }
+    }
+}
+
+/// Whether a table's first line is a row. Says so where it could be either.
+fn is_row(first: First, line: usize, cells: &[String], rows: &mut Rows) -> bool {
+    let shown = format!("{:?}", Excerpt(&cells.join(" | ")));
+    match first {
+        First::Header => false,
+        First::ProbablyHeader => {
+            let message = format!("the first line was read as a header: {shown}");
+            rows.findings.warn(Code::ColumnChoice, &Place::of_line(line), message);
+            false
+        }
+        First::Row => {
+            rows.findings.warn(Code::NoHeader, &Place::of_line(line), shown);
+            true
         }
     }
 }
