@@ -10,7 +10,7 @@ use crate::app::commands::{json, print, read_file};
 use crate::app::wiring::ModelArgs;
 use crate::domain::{AdapterRef, Cancel, DataRef, Error, Family, Result};
 use crate::serving::DatasetService;
-use crate::training::dataset::{self, DatasetFamily, ReadOptions, Reading, Split};
+use crate::training::dataset::{self, DatasetFamily, DoctorReport, ReadOptions, Reading, Split};
 use crate::training::evaluate_adapter;
 
 #[derive(Debug, Args)]
@@ -59,7 +59,9 @@ fn load(args: &EvaluateArgs, family: Family) -> Result<Split> {
     let path = Path::new(&args.dataset);
     let options = args.reading.options(family.into())?;
     if path.is_file() {
-        return split_of_file(path, family.into(), &args.split, &options);
+        let (report, split) = split_of_file(path, family.into(), &args.split, &options)?;
+        tell(path, &report);
+        return Ok(split);
     }
     if options != ReadOptions::default() {
         let name = &args.dataset;
@@ -80,13 +82,20 @@ fn load(args: &EvaluateArgs, family: Family) -> Result<Split> {
 /// Rows past this many words are counted in the report; nothing else depends on it here.
 const LONG_ROW_WORDS: usize = 128;
 
-/// A file in any format, refused with the doctor's findings. Tells what the reader decided.
-pub(super) fn split_of_file(path: &Path, family: DatasetFamily, split: &str, options: &ReadOptions) -> Result<Split> {
+/// A file in any format and what the doctor says of it; refused with the errors.
+pub(super) fn split_of_file(
+    path: &Path,
+    family: DatasetFamily,
+    split: &str,
+    options: &ReadOptions,
+) -> Result<(DoctorReport, Split)> {
     let reading = Reading { family, split, options, others: &[], max_length: LONG_ROW_WORDS };
     let (report, split) = dataset::read_split(reading, &read_file(path)?, &Cancel::default())?;
-    tell(path, &report);
-    split.ok_or_else(|| {
-        let problems: Vec<String> = report.errors.iter().map(|f| f.message.clone()).collect();
-        Error::unprocessable(format!("{}: this data is refused", path.display())).with_problems(problems)
-    })
+    match split {
+        Some(split) => Ok((report, split)),
+        None => {
+            let problems: Vec<String> = report.errors.iter().map(|f| f.message.clone()).collect();
+            Err(Error::unprocessable(format!("{}: this data is refused", path.display())).with_problems(problems))
+        }
+    }
 }

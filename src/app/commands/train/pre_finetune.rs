@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{lay_settings, part};
+use crate::app::commands::datasets::tell;
 use crate::app::commands::evaluate::split_of_file;
 use crate::app::commands::{print, read_file};
 use crate::app::pre_finetuning;
@@ -120,7 +121,9 @@ impl PreFinetuneArgs {
             for flag in *flags {
                 let given = parse(flag)?;
                 if given.name == data.dataset {
-                    return split_of_file(given.path, *kind, &data.split, &ReadOptions::default());
+                    let (report, split) = split_of_file(given.path, *kind, &data.split, &ReadOptions::default())?;
+                    tell(given.path, &report);
+                    return Ok(split);
                 }
             }
         }
@@ -129,7 +132,8 @@ impl PreFinetuneArgs {
             self.data.as_ref().map(|folder| folder.join(file)).filter(|path| path.is_file())
         };
         match kinds.iter().find_map(|(kind, _)| Some((*kind, in_folder(*kind)?))) {
-            Some((kind, path)) => split_of_file(&path, kind, &data.split, &ReadOptions::default()),
+            // A folder holds dozens of sets that were prepared: their reports would bury the run's.
+            Some((kind, path)) => Ok(split_of_file(&path, kind, &data.split, &ReadOptions::default())?.1),
             None => Err(Error::not_found(format!(
                 "dataset {data}: no flag gives its file, and --data has none for family {family}"
             ))),
